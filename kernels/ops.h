@@ -1,0 +1,43 @@
+/* ops: one table of operations per backend; the whole model runs on any of them.
+ *
+ * Why        _ref is the oracle (float storage, double sums, obvious), _cpu is fast, CUDA is faster;
+ *            the engine cannot tell which one it holds.
+ * Threading  The stream's owner thread.
+ * Errors     A broken limit asserts (it is our bug); DEVICE_LOST on a sticky device error. */
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/device.h"
+#include "kernels/embed.h"
+#include "kernels/kv_append.h"
+#include "kernels/matmul.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rope.h"
+#include "kernels/swiglu.h"
+
+SPIN_BEGIN_DECLS
+
+struct spin_ops {
+    const char *name; /* "ref", "cpu", "cuda" */
+    enum spin_dtype activation_dtype;
+    enum spin_swizzle swizzle; /* the page swizzle that this backend's kernels read and write */
+
+    spin_status (*embed)(const struct spin_embed_args *args, struct spin_stream *stream);
+    spin_status (*rms_norm)(const struct spin_rms_norm_args *args, struct spin_stream *stream);
+    spin_status (*matmul)(const struct spin_matmul_args *args, struct spin_stream *stream);
+    spin_status (*rope)(const struct spin_rope_args *args, struct spin_stream *stream);
+    spin_status (*kv_append)(const struct spin_kv_append_args *args, struct spin_stream *stream);
+    spin_status (*attention)(const struct spin_attention_args *args, struct spin_stream *stream);
+    spin_status (*swiglu)(const struct spin_swiglu_args *args, struct spin_stream *stream);
+
+    uint64_t (*matmul_workspace_bytes)(const struct spin_matmul_args *args);
+    uint64_t (*attention_workspace_bytes)(const struct spin_attention_args *args);
+};
+
+extern const struct spin_ops spin_ops_ref;
+/* Needs AVX2 and FMA. Chosen by spin_ops_best_cpu(). */
+extern const struct spin_ops spin_ops_cpu;
+/* spin_ops_cpu where the processor has what it needs, else spin_ops_ref, with a log line. */
+const struct spin_ops *spin_ops_best_cpu(void);
+
+SPIN_END_DECLS
