@@ -1,6 +1,6 @@
-/* dtype: the number formats that matrices come in, and the exact bytes of the block formats.
+/* dtype: the exact bytes of the number formats (base/dtype.h) and their conversions.
  *
- * Why        Weights are multiplied as they lie in the file; every reader shares these definitions.
+ * Why        Weights are multiplied as they lie in the file; every kernel shares these definitions.
  * Layout     F32 F16 BF16: plain little-endian values. The others are GGUF blocks (docs/formats.md):
  *            Q8_0 32 values, 34 bytes   f16 d; int8 q[32]                   x = d q
  *            Q4_0 32 values, 18 bytes   f16 d; u8 qs[16]                    x = d (q - 8)
@@ -11,30 +11,10 @@
  * Errors     None: a dtype from outside is checked where it is parsed (model/format). */
 #pragma once
 
+#include "base/dtype.h"
 #include "base/status.h"
 
 SPIN_BEGIN_DECLS
-
-/* X(name, values per block, bytes per block) */
-#define SPIN_DTYPE_MAP(X) \
-    X(F32, 1, 4) \
-    X(F16, 1, 2) \
-    X(BF16, 1, 2) \
-    X(Q8_0, 32, 34) \
-    X(Q4_0, 32, 18) \
-    X(Q4_1, 32, 20) \
-    X(Q4_K, 256, 144) \
-    X(Q6_K, 256, 210)
-
-#define SPIN_DTYPE_ENUM(name, values, bytes) SPIN_DTYPE_##name,
-enum spin_dtype { SPIN_DTYPE_MAP(SPIN_DTYPE_ENUM) SPIN_DTYPE_COUNT };
-#undef SPIN_DTYPE_ENUM
-
-const char *spin_dtype_name(enum spin_dtype dtype); /* "Q4_1" */
-uint32_t spin_dtype_block_values(enum spin_dtype dtype);
-uint32_t spin_dtype_block_bytes(enum spin_dtype dtype);
-/* Bytes of a row of `cols` values; cols must be a multiple of the block. */
-uint64_t spin_dtype_row_bytes(enum spin_dtype dtype, uint64_t cols);
 
 /* `count` values of one row as float, straight from the formulas above; exact. */
 void spin_dtype_to_f32(enum spin_dtype dtype, const void *source, float *target, uint64_t count);
