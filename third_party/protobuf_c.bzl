@@ -1,21 +1,23 @@
-"""c_proto_library: a .proto compiled by protoc-c into a cc_library of the same name."""
+"""c_proto_library: .proto files compiled by protoc-c into one cc_library."""
 
-def c_proto_library(name, src, imports = [], deps = [], **kwargs):
-    """src is included as "<package>/<stem>.pb-c.h"; imports are the .proto files it imports."""
-    stem = src[:-len(".proto")]
+def c_proto_library(name, srcs, **kwargs):
+    """srcs import each other from this package's directory and are included as "<stem>.pb-c.h"
+    from there: #include "proto/spin/v1/worker.pb-c.h"."""
+    package = native.package_name()
+    stems = [src[:-len(".proto")] for src in srcs]
     native.genrule(
         name = name + "_protoc",
-        srcs = [src] + imports,
-        outs = [stem + ".pb-c.c", stem + ".pb-c.h"],
-        cmd = "protoc-c --proto_path=proto --c_out=$(GENDIR)/proto $(location %s)" % src,
+        srcs = srcs,
+        outs = [stem + ".pb-c.c" for stem in stems] + [stem + ".pb-c.h" for stem in stems],
+        cmd = "protoc-c --proto_path=%s --c_out=$(GENDIR)/%s $(SRCS)" % (package, package),
     )
     native.cc_library(
         name = name,
-        srcs = [stem + ".pb-c.c"],
-        hdrs = [stem + ".pb-c.h"],
-        # Generated files include each other from the proto root; -isystem keeps them free of warnings.
-        includes = [".."] if native.package_name() == "proto/spin" else ["../.."],
+        srcs = [stem + ".pb-c.c" for stem in stems],
+        hdrs = [stem + ".pb-c.h" for stem in stems],
+        # Generated files include each other from here; as a system directory they cause no warnings.
+        includes = ["."],
         copts = ["-w"],
-        deps = deps + ["//third_party:protobuf_c"],
+        deps = ["//third_party:protobuf_c"],
         **kwargs
     )
