@@ -1,0 +1,25 @@
+#include "kernels/rope_table.h"
+
+#include "base/assert.h"
+
+#include <math.h>
+
+uint64_t spin_rope_table_bytes(uint32_t positions, uint32_t rotary_dim)
+{
+    return (uint64_t)positions * rotary_dim * sizeof(float);
+}
+
+void spin_rope_table_fill(const struct spin_rope_frequencies *frequencies, uint32_t positions,
+                          float *cos_sin)
+{
+    SPIN_ASSERT_EQ(frequencies->rotary_dim % 2, 0);
+    const uint32_t half = frequencies->rotary_dim / 2;
+    for (uint32_t p = 0; p < positions; p++) {
+        for (uint32_t i = 0; i < half; i++) {
+            const double angle = p * frequencies->frequency[i];
+            cos_sin[0] = (float)(frequencies->magnitude * cos(angle));
+            cos_sin[1] = (float)(frequencies->magnitude * sin(angle));
+            cos_sin += 2;
+        }
+    }
+}
