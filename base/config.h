@@ -31,7 +31,7 @@ struct spin_option {
     enum spin_option_type type;
     uint32_t offset;           /* of the field in the caller's struct */
     const char *default_value; /* as text, in the option's own syntax; NULL: none */
-    double min;                /* numbers only; max < min: unbounded */
+    double min;                /* numbers only, DURATION in ns; max <= min: unbounded */
     double max;
     const char *choices; /* CHOICE: "cpu,cuda,auto" */
     const char *unit;    /* "tokens", "ms", ...; NULL: none */

@@ -37,8 +37,8 @@ void spin_metrics_set(struct spin_metrics *metrics, uint32_t metric, double valu
 void spin_metrics_observe(struct spin_metrics *metrics, uint32_t metric, double value);
 /* A counter's sum, a gauge's value, a histogram's count. */
 double spin_metrics_read(const struct spin_metrics *metrics, uint32_t metric);
-/* Prometheus text exposition 0.0.4. Returns the bytes needed; writes at most `capacity`, never a part
- * of a line beyond it. `common_labels` may be NULL: "model_name=\"x\"". */
+/* Prometheus text exposition 0.0.4. Returns the bytes needed; writes at most `capacity`: whole lines,
+ * then zeros. `common_labels` may be NULL: "model_name=\"x\"". */
 uint64_t spin_metrics_render(const struct spin_metrics *metrics, const char *common_labels, char *out,
                              uint64_t capacity);
 

@@ -3,7 +3,7 @@
  * Why        Threads talk by moving ownership of a message; a full queue says so and drops nothing.
  * Ownership  push moves the pointer to the consumer; after AGAIN it still is the producer's.
  * Threading  push: any thread. pop, wait: the consumer's thread only.
- * Units      capacity is in messages, a power of two.
+ * Units      capacity is in messages, a power of two, at least 2.
  * Errors     AGAIN: full (push) or empty (pop). */
 #pragma once
 
