@@ -9,12 +9,13 @@ uint64_t spin_rope_table_bytes(uint32_t positions, uint32_t rotary_dim)
     return (uint64_t)positions * rotary_dim * sizeof(float);
 }
 
-void spin_rope_table_fill(const struct spin_rope_frequencies *frequencies, uint32_t positions,
-                          float *cos_sin)
+void spin_rope_table_fill(const struct spin_rope_frequencies *frequencies, uint32_t first,
+                          uint32_t count, float *cos_sin)
 {
     SPIN_ASSERT_EQ(frequencies->rotary_dim % 2, 0);
     const uint32_t half = frequencies->rotary_dim / 2;
-    for (uint32_t p = 0; p < positions; p++) {
+    cos_sin += (uint64_t)first * half * 2;
+    for (uint32_t p = first; p < first + count; p++) {
         for (uint32_t i = 0; i < half; i++) {
             const double angle = p * frequencies->frequency[i];
             cos_sin[0] = (float)(frequencies->magnitude * cos(angle));
