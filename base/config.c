@@ -246,9 +246,13 @@ static spin_status read_file(struct loader *loader)
     }
     char *text = NULL;
     uint64_t bytes = 0;
-    SPIN_TRY(spin_file_read(path, SPIN_CONFIG_FILE_BYTES_MAX, &text, &bytes, loader->err));
-    const spin_status status =
-        spin_config_file_parse(text, bytes, path, &loader->file, loader->err);
+    struct spin_error read_error;
+    spin_status status =
+        spin_file_read(path, SPIN_CONFIG_FILE_BYTES_MAX, &text, &bytes, &read_error);
+    if (status != SPIN_OK) {
+        return spin_fail(loader->err, status, "--config: %.200s", read_error.text);
+    }
+    status = spin_config_file_parse(text, bytes, path, &loader->file, loader->err);
     free(text);
     SPIN_TRY(status);
     for (uint32_t i = 0; i < loader->file.count; i++) {
@@ -296,7 +300,9 @@ static spin_status fail_value(const struct loader *loader, const struct spin_opt
     (void)snprintf(shown, sizeof shown, "%s", option->secret ? "***" : found->text);
     for (char *at = shown; *at != '\0'; at++) { /* terminals obey control bytes */
         const unsigned char byte = (unsigned char)*at;
-        *at = byte < 0x20 || byte == 0x7F ? '?' : *at;
+        if (byte < 0x20 || byte == 0x7F) {
+            *at = '?';
+        }
     }
     return spin_fail(loader->err, SPIN_ERR_INVALID, "--%s (%s): \"%s\": %s%s%s%s%s", option->name,
                      source, shown, reason, range[0] == '\0' ? "" : "; allowed: ", range,
@@ -413,6 +419,8 @@ static spin_status load(struct loader *loader, void *config, bool *out_exit)
     return SPIN_OK;
 }
 
+/* Eight parameters: three are what main was given, three are what it gets. */
+/* NOLINTNEXTLINE(readability-function-size) */
 spin_status spin_config_load(const struct spin_config_spec *spec, int argc, char *const *argv,
                              char *const *environment, void *config,
                              struct spin_config_values **out, bool *out_exit,

@@ -55,9 +55,9 @@ struct spin_config_values; /* where each value came from, and the strings; priva
  * --help, --version and --help-markdown are recognised here: *out_exit is set true, the text goes to
  * standard output and the program should return 0. --config-check likewise after validation. */
 SPIN_MUST_USE spin_status spin_config_load(const struct spin_config_spec *spec, int argc,
-                                           char *const *argv, char *const *environment, void *config,
-                                           struct spin_config_values **out, bool *out_exit,
-                                           struct spin_error *err);
+                                           char *const *argv, char *const *environment,
+                                           void *config, struct spin_config_values **out,
+                                           bool *out_exit, struct spin_error *err);
 void spin_config_values_destroy(struct spin_config_values *values); /* NULL is allowed */
 uint32_t spin_config_positional_count(const struct spin_config_values *values);
 const char *spin_config_positional(const struct spin_config_values *values, uint32_t index);

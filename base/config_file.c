@@ -114,8 +114,10 @@ static spin_status add_entry(struct reader *reader, struct spin_config_file_entr
         file->entries = entries;
         reader->capacity = capacity;
     }
-    *out = &file->entries[file->count++];
-    **out = (struct spin_config_file_entry){.line = line_of(&reader->event.start_mark)};
+    SPIN_ASSERT(file->entries != NULL);
+    struct spin_config_file_entry *entry = &file->entries[file->count++];
+    *entry = (struct spin_config_file_entry){.line = line_of(&reader->event.start_mark)};
+    *out = entry;
     return SPIN_OK;
 }
 

@@ -62,10 +62,19 @@ spin_status spin_file_map_open(const char *path, struct spin_file_map *out, stru
     return status;
 }
 
+static int unmap(const struct spin_file_map *map)
+{
+    union {
+        const uint8_t *readable;
+        void *any;
+    } bytes = {.readable = map->bytes}; /* munmap wants the pointer that mmap gave, without const */
+    return munmap(bytes.any, map->count);
+}
+
 void spin_file_map_close(struct spin_file_map *map)
 {
     if (map->bytes != NULL) {
-        SPIN_ASSERT_EQ(munmap((void *)(uintptr_t)map->bytes, map->count), 0);
+        SPIN_ASSERT_EQ(unmap(map), 0);
     }
     *map = (struct spin_file_map){0};
 }

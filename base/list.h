@@ -29,9 +29,12 @@ struct spin_link *spin_list_last(const struct spin_list *list);  /* NULL when em
 struct spin_link *spin_list_next(const struct spin_list *list, const struct spin_link *link);
 
 #define SPIN_CONTAINER_OF(pointer, type, member) \
-    ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+/* `link` is declared here, so it cannot stand in parentheses.
+ * NOLINTBEGIN(bugprone-macro-parentheses) */
 #define SPIN_LIST_FOREACH(list, link) \
     for (struct spin_link *link = spin_list_first(list); (link) != NULL; \
          (link) = spin_list_next((list), (link)))
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 SPIN_END_DECLS

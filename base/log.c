@@ -81,7 +81,7 @@ void spin_log_write(enum spin_log_level level, const char *file, int line, const
     size_t count = prefix + (wanted > 0 ? (size_t)wanted : 0);
     if (wanted > 0 && (size_t)wanted >= room) {
         count = sizeof text - 2;
-        memcpy(text + count - 3, "...", 3);
+        memset(text + count - 3, '.', 3);
     }
     mask_control_bytes(text + prefix, count - prefix);
     text[count] = '\n';

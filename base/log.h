@@ -10,7 +10,13 @@
 
 SPIN_BEGIN_DECLS
 
-enum spin_log_level { SPIN_LOG_ERROR, SPIN_LOG_WARN, SPIN_LOG_INFO, SPIN_LOG_DEBUG, SPIN_LOG_TRACE };
+enum spin_log_level {
+    SPIN_LOG_ERROR,
+    SPIN_LOG_WARN,
+    SPIN_LOG_INFO,
+    SPIN_LOG_DEBUG,
+    SPIN_LOG_TRACE
+};
 
 /* Default INFO. Set once at start, before threads. */
 void spin_log_set_level(enum spin_log_level level);

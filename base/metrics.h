@@ -15,8 +15,9 @@ SPIN_BEGIN_DECLS
 enum spin_metric_kind { SPIN_METRIC_COUNTER, SPIN_METRIC_GAUGE, SPIN_METRIC_HISTOGRAM };
 
 struct spin_metric {
-    const char *name;   /* without labels: "spin_requests_total" */
-    const char *labels; /* NULL or one constant set: "reason=\"stop\""; rows of one name stand together */
+    const char *name; /* without labels: "spin_requests_total" */
+    const char
+        *labels; /* NULL or one constant set: "reason=\"stop\""; rows of one name stand together */
     enum spin_metric_kind kind;
     const char *help;
     const double *bounds; /* histogram: ascending upper bounds, without +Inf */
@@ -39,7 +40,7 @@ void spin_metrics_observe(struct spin_metrics *metrics, uint32_t metric, double 
 double spin_metrics_read(const struct spin_metrics *metrics, uint32_t metric);
 /* Prometheus text exposition 0.0.4. Returns the bytes needed; writes at most `capacity`: whole lines,
  * then zeros. `common_labels` may be NULL: "model_name=\"x\"". */
-uint64_t spin_metrics_render(const struct spin_metrics *metrics, const char *common_labels, char *out,
-                             uint64_t capacity);
+uint64_t spin_metrics_render(const struct spin_metrics *metrics, const char *common_labels,
+                             char *out, uint64_t capacity);
 
 SPIN_END_DECLS

@@ -59,6 +59,13 @@ spin_status spin_fail(struct spin_error *err, spin_status status, const char *fm
 spin_status spin_fail_errno(struct spin_error *err, spin_status status, const char *fmt, ...)
     SPIN_PRINTF(3, 4);
 
+#ifdef __clang_analyzer__
+/* The analyser does not see into status.c: a failure is the status that was given, never OK. */
+#define spin_fail(err, status, ...) ((void)spin_fail((err), (status), __VA_ARGS__), (status))
+#define spin_fail_errno(err, status, ...) \
+    ((void)spin_fail_errno((err), (status), __VA_ARGS__), (status))
+#endif
+
 /* Return early when there is nothing to undo. */
 #define SPIN_TRY(expr) \
     do { \

@@ -31,7 +31,7 @@ SPIN_BEGIN_DECLS
 #define SPIN_KV_HEADS_MAX 256u
 #define SPIN_HEAD_DIM_MAX 256u
 
-enum spin_kv_dtype { SPIN_KV_BF16 = 1 };                            /* wire values */
+enum spin_kv_dtype { SPIN_KV_BF16 = 1 };                             /* wire values */
 enum spin_swizzle { SPIN_SWIZZLE_NONE = 0, SPIN_SWIZZLE_XOR16 = 1 }; /* wire values */
 
 struct spin_kv_layout {
