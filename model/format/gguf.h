@@ -21,19 +21,19 @@ SPIN_BEGIN_DECLS
 #define SPIN_GGUF_STRING_BYTES_MAX (UINT64_C(16) << 20)
 
 enum spin_gguf_type { /* wire values */
-    SPIN_GGUF_U8 = 0,
-    SPIN_GGUF_I8 = 1,
-    SPIN_GGUF_U16 = 2,
-    SPIN_GGUF_I16 = 3,
-    SPIN_GGUF_U32 = 4,
-    SPIN_GGUF_I32 = 5,
-    SPIN_GGUF_F32 = 6,
-    SPIN_GGUF_BOOL = 7,
-    SPIN_GGUF_STRING = 8,
-    SPIN_GGUF_ARRAY = 9,
-    SPIN_GGUF_U64 = 10,
-    SPIN_GGUF_I64 = 11,
-    SPIN_GGUF_F64 = 12
+                      SPIN_GGUF_U8 = 0,
+                      SPIN_GGUF_I8 = 1,
+                      SPIN_GGUF_U16 = 2,
+                      SPIN_GGUF_I16 = 3,
+                      SPIN_GGUF_U32 = 4,
+                      SPIN_GGUF_I32 = 5,
+                      SPIN_GGUF_F32 = 6,
+                      SPIN_GGUF_BOOL = 7,
+                      SPIN_GGUF_STRING = 8,
+                      SPIN_GGUF_ARRAY = 9,
+                      SPIN_GGUF_U64 = 10,
+                      SPIN_GGUF_I64 = 11,
+                      SPIN_GGUF_F64 = 12
 };
 
 struct spin_string { /* borrowed bytes, any content */
@@ -44,7 +44,8 @@ struct spin_string { /* borrowed bytes, any content */
 struct spin_gguf_array {
     enum spin_gguf_type type; /* of the elements; never ARRAY */
     uint64_t count;
-    const uint8_t *bytes; /* the first element; strings are u64 length + bytes each, walked already */
+    const uint8_t
+        *bytes; /* the first element; strings are u64 length + bytes each, walked already */
     uint64_t byte_count;
 };
 
@@ -66,8 +67,8 @@ void spin_gguf_close(struct spin_gguf *gguf); /* NULL is allowed */
 
 /* Metadata by key. NOT_FOUND (no text written) when absent, INVALID when of another type. Integers of
  * any width and sign are accepted where the value fits. */
-SPIN_MUST_USE spin_status spin_gguf_u64(const struct spin_gguf *gguf, const char *key, uint64_t *out,
-                                        struct spin_error *err);
+SPIN_MUST_USE spin_status spin_gguf_u64(const struct spin_gguf *gguf, const char *key,
+                                        uint64_t *out, struct spin_error *err);
 SPIN_MUST_USE spin_status spin_gguf_f64(const struct spin_gguf *gguf, const char *key, double *out,
                                         struct spin_error *err);
 SPIN_MUST_USE spin_status spin_gguf_bool(const struct spin_gguf *gguf, const char *key, bool *out,
@@ -84,6 +85,7 @@ bool spin_gguf_array_next_string(const struct spin_gguf_array *array, uint64_t *
 uint32_t spin_gguf_tensor_count(const struct spin_gguf *gguf);
 const struct spin_gguf_tensor *spin_gguf_tensor_at(const struct spin_gguf *gguf, uint32_t index);
 /* NULL when absent. O(log n). */
-const struct spin_gguf_tensor *spin_gguf_tensor_find(const struct spin_gguf *gguf, const char *name);
+const struct spin_gguf_tensor *spin_gguf_tensor_find(const struct spin_gguf *gguf,
+                                                     const char *name);
 
 SPIN_END_DECLS
