@@ -18,6 +18,8 @@ SPIN_BEGIN_DECLS
 #define SPIN_CONTEXT_MAX (SPIN_ROW_PAGES_MAX * SPIN_TILE_TOKENS)
 #define SPIN_VOCAB_MAX (1u << 20)
 #define SPIN_HIDDEN_MAX 65536u
+#define SPIN_FFN_MAX (1u << 18)
+#define SPIN_Q_HEADS_MAX 1024u
 
 enum spin_arch { SPIN_ARCH_LLAMA, SPIN_ARCH_QWEN2, SPIN_ARCH_QWEN3 };
 
@@ -40,6 +42,8 @@ struct spin_rope_config {
     double beta_slow;        /* yarn */
     double attention_factor; /* yarn's magnitude; 0: 0.1 ln(factor) + 1 */
     uint32_t original_context;
+    const float *divisors; /* [dim / 2] or NULL: frequency i is divided by divisors[i] before any scaling;
+                            * how GGUF files carry llama3 scaling */
 };
 
 struct spin_model_config {
@@ -51,7 +55,7 @@ struct spin_model_config {
     uint32_t kv_heads;
     uint32_t head_dim;
     uint32_t vocab;
-    uint32_t context_max; /* what the file says the model was made for */
+    uint32_t context_max; /* what the file says the model was made for, SPIN_CONTEXT_MAX at most */
     double rms_eps;
     struct spin_rope_config rope;
     bool tied;     /* lm_head is the embedding */
@@ -80,7 +84,7 @@ struct spin_model {
     struct spin_model_config config;
     char name[128];                    /* general.name, the folder's name, or "random:<shape>" */
     struct spin_model_id id;           /* of architecture, shape and weight bytes (docs/formats.md) */
-    uint64_t weight_bytes;             /* mapped or generated */
+    uint64_t weight_bytes;             /* mapped or generated, all tensors */
     struct spin_layer_weights *layers; /* [config.layers] */
     struct spin_weight embed;          /* [vocab][hidden] */
     struct spin_weight lm_head;        /* [vocab][hidden]; the embedding when tied */
@@ -93,6 +97,10 @@ struct spin_model {
 SPIN_MUST_USE spin_status spin_model_open(const char *source, struct spin_model **out,
                                           struct spin_error *err);
 void spin_model_close(struct spin_model *model); /* NULL is allowed */
+
+/* One line for a log or a person: name, architecture, parameters, formats, bytes, context. Always
+ * NUL-terminated, cut at `size`. */
+void spin_model_describe(const struct spin_model *model, char *out, uint64_t size);
 
 /* "tiny, smollm2-135m, llama-3.1-8b, qwen3-14b, ...": for --help and errors. */
 const char *spin_model_random_shapes(void);
