@@ -30,7 +30,7 @@ __attribute__((noreturn)) void spin_assert_fail_values(const char *expr, int64_t
 #define SPIN_ASSERT_GT(a, b) SPIN_ASSERT_OP_(a, >, b)
 #define SPIN_ASSERT_GE(a, b) SPIN_ASSERT_OP_(a, >=, b)
 
-/* For O(n) checks and inner loops: on in builds with -DSPIN_DEBUG (all sanitizer configurations). */
+/* For O(n) checks and inner loops: on with -DSPIN_DEBUG, which all sanitizer builds define. */
 #ifdef SPIN_DEBUG
 #define SPIN_DASSERT(expr) SPIN_ASSERT(expr)
 #else

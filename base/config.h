@@ -1,11 +1,13 @@
-/* config: one table of options makes the flags, the environment, the file keys, --help and the docs.
+/* config: one table of options makes flags, environment, file keys, --help and the documentation.
  *
  * Why        A default, its unit, its range and its help stand in one row and cannot drift apart.
- *            "--max-num-seqs 32", "SPIN_MAX_NUM_SEQS=32" and the file line "max-num-seqs: 32" are one
- *            option. Precedence: flag, environment, file (--config PATH, YAML or JSON), default.
+ *            "--max-num-seqs 32", "SPIN_MAX_NUM_SEQS=32" and the file line "max-num-seqs: 32" are
+ *            one option. Flags go before the environment, it before the file (--config PATH, YAML
+ *            or JSON), and that before the default.
  * Ownership  Strings in the caller's struct are owned by the spin_config_values that loaded them.
  * Threading  Load once at start; read-only afterwards.
- * Units      BYTES takes suffixes KiB MiB GiB KB MB GB; DURATION takes ns us ms s m h and is kept in ns.
+ * Units      BYTES takes suffixes KiB MiB GiB KB MB GB; DURATION takes ns us ms s m h and is kept
+ *            in ns.
  * Errors     INVALID: the text names the option, where it came from, the value and the range. */
 #pragma once
 
@@ -52,8 +54,8 @@ struct spin_config_spec {
 struct spin_config_values; /* where each value came from, and the strings; private to config.c */
 
 /* Fills `config` (the struct that the offsets are of). `environment` is environ or a test's own.
- * --help, --version and --help-markdown are recognised here: *out_exit is set true, the text goes to
- * standard output and the program should return 0. --config-check likewise after validation. */
+ * --help, --version and --help-markdown are recognised here: *out_exit is set true, the text goes
+ * to standard output and the program should return 0. --config-check likewise after validation. */
 SPIN_MUST_USE spin_status spin_config_load(const struct spin_config_spec *spec, int argc,
                                            char *const *argv, char *const *environment,
                                            void *config, struct spin_config_values **out,

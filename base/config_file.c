@@ -175,7 +175,7 @@ static spin_status fail_shape(const struct reader *reader)
                      event_kind(reader->event.type));
 }
 
-/* stream start, [document start, the mapping, document end], stream end: an empty file sets nothing. */
+/* stream start, [document start, mapping, document end], stream end: an empty file sets nothing. */
 static spin_status read_stream(struct reader *reader)
 {
     SPIN_TRY(next_event(reader));

@@ -1,7 +1,7 @@
 /* config_file: the keys and values of a configuration file, YAML or JSON, as text.
  *
- * Why        One flat mapping of scalars is all that a configuration file may be, so a value means the
- *            same as on the command line. JSON is read as the YAML that it is.
+ * Why        One flat mapping of scalars is all that a configuration file may be, so a value means
+ *            the same as on the command line. JSON is read as the YAML that it is.
  * Ownership  The list owns the strings; valid until deinit.
  * Threading  Load once at start.
  * Units      Lines count from 1.

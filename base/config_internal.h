@@ -1,10 +1,11 @@
 /* config_internal: what the files of the config module share: values as text and back.
  *
- * Why        Reading a value (config_value.c), deciding where it comes from (config.c) and printing the
- *            table (config_print.c) are three jobs over the same rows.
+ * Why        Reading a value (config_value.c), deciding where it comes from (config.c) and printing
+ *            the table (config_print.c) are three jobs over the same rows.
  * Ownership  Nothing here owns memory.
  * Threading  Any thread; pure.
- * Errors     Parsing says in `reason` what the value is not; the caller adds which option and where. */
+ * Errors     Parsing says in `reason` what the value is not; the caller adds which option and
+ *            where. */
 #pragma once
 
 #include "base/config.h"

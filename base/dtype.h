@@ -1,7 +1,8 @@
 /* dtype: the number formats that tensors come in: names and sizes.
  *
- * Why        File readers, weights and kernels name the same formats; conversions are kernels' matter
- *            (kernels/dtype.h), so that a router which reads a tokenizer from a GGUF file links none.
+ * Why        File readers, weights and kernels name the same formats; conversions are kernels'
+ *            matter (kernels/dtype.h), so that a router which reads a tokenizer from a GGUF file
+ *            links none.
  * Layout     Block bytes: kernels/dtype.h.
  * Threading  Any thread; pure. */
 #pragma once

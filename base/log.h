@@ -1,7 +1,7 @@
 /* log: one line per event on standard error, for an operator.
  *
- * Why        INFO is a state change an operator cares about, never a request or a token. Text is lower
- *            case, what happened, then fields: "peer lost: peer=%s after_ms=%u".
+ * Why        INFO is a state change an operator cares about, never a request or a token. Text is
+ *            lower case, what happened, then fields: "peer lost: peer=%s after_ms=%u".
  * Threading  Any thread; a line is one write(2). Arguments are not evaluated when the level is off.
  * Errors     None: a log line that cannot be written is lost. */
 #pragma once

@@ -1,7 +1,7 @@
 /* metrics: counters, gauges and histograms from one table, rendered as Prometheus text.
  *
- * Why        A metric name is an interface. Every process has one table (name, kind, help); the enum
- *            that indexes it is made from the same X-macro, so no name is typed twice.
+ * Why        A metric name is an interface. Every process has one table (name, kind, help); the
+ *            enum that indexes it is made from the same X-macro, so no name is typed twice.
  * Ownership  The registry owns the values; the table is the caller's and static.
  * Threading  add, set, observe: any thread, no lock, one relaxed atomic in a shard of its own.
  *            render: any thread; it adds the shards up.
@@ -38,8 +38,8 @@ void spin_metrics_set(struct spin_metrics *metrics, uint32_t metric, double valu
 void spin_metrics_observe(struct spin_metrics *metrics, uint32_t metric, double value);
 /* A counter's sum, a gauge's value, a histogram's count. */
 double spin_metrics_read(const struct spin_metrics *metrics, uint32_t metric);
-/* Prometheus text exposition 0.0.4. Returns the bytes needed; writes at most `capacity`: whole lines,
- * then zeros. `common_labels` may be NULL: "model_name=\"x\"". */
+/* Prometheus text exposition 0.0.4. Returns the bytes needed; writes at most `capacity`: whole
+ * lines, then zeros. `common_labels` may be NULL: "model_name=\"x\"". */
 uint64_t spin_metrics_render(const struct spin_metrics *metrics, const char *common_labels,
                              char *out, uint64_t capacity);
 

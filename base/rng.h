@@ -1,7 +1,8 @@
 /* rng: Philox4x32-10, a counter-based random generator (Salmon et al., SC 2011).
  *
- * Why        The n-th random number of a request is a pure function of (seed, stream, n), so a stream
- *            that resumes on another worker draws what the first would have drawn, on any device.
+ * Why        The n-th random number of a request is a pure function of (seed, stream, n), so a
+ *            stream that resumes on another worker draws what the first would have drawn, on any
+ *            device.
  * Threading  Any thread; values only.
  * Units      A key is (seed, stream); one block is four 32-bit words. */
 #pragma once

@@ -4,14 +4,16 @@
  *            1-9 expected, 10-29 this request, 30-49 this peer, 50-59 this device, 60+ the process.
  * Ownership  A struct spin_error is the caller's; it may be NULL wherever it is asked for.
  * Threading  Any thread.
- * Errors     Whoever decides the status writes the text (spin_fail); callers in between are silent. */
+ * Errors     Whoever decides the status writes the text (spin_fail); callers in between are
+ *            silent. */
 #pragma once
 
 #include "base/base.h"
 
 SPIN_BEGIN_DECLS
 
-/* X(name, code, text). Codes are part of the wire protocol (proto/rpc maps them to gRPC): never reuse one. */
+/* X(name, code, text). Codes are part of the wire protocol (proto/rpc maps them to gRPC): never
+ * reuse one. */
 #define SPIN_STATUS_MAP(X) \
     X(AGAIN, 1, "not now, retry later") \
     X(NOT_FOUND, 2, "not found") \

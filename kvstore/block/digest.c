@@ -3,6 +3,7 @@
 #include "base/assert.h"
 
 #include <sodium.h>
+#include <xxhash.h>
 
 _Static_assert(sizeof(crypto_generichash_state) <= sizeof(struct spin_digest),
                "the state must fit into the caller's storage");
@@ -27,4 +28,9 @@ void spin_digest_update(struct spin_digest *digest, const void *bytes, uint64_t 
 void spin_digest_final(struct spin_digest *digest, uint8_t out[SPIN_DIGEST_BYTES])
 {
     SPIN_ASSERT_EQ(crypto_generichash_final(state(digest), out, SPIN_DIGEST_BYTES), 0);
+}
+
+uint64_t spin_digest_checksum(const void *bytes, uint64_t count)
+{
+    return XXH3_64bits(bytes, count);
 }

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-/* What roots start with; the digit changes when anything under the keys does. Its NUL is not hashed. */
+/* What roots start with, without its NUL; the digit changes when anything under the keys does. */
 static const char root_label[] = "spin-kv-1";
 #define ROOT_LABEL_BYTES (sizeof root_label - 1)
 

@@ -1,8 +1,8 @@
 /* key: the name of a block of KV, computed from what made it.
  *
- * Why        A block is found by content, so any worker can reuse what another computed and nobody can
- *            be handed somebody else's. The chain is BLAKE2b keyed by the tenant's salt: a tenant can
- *            neither name nor collide with another tenant's blocks.
+ * Why        A block is found by content, so any worker can reuse what another computed and nobody
+ *            can be handed somebody else's. The chain is BLAKE2b keyed by the tenant's salt: a
+ *            tenant can neither name nor collide with another tenant's blocks.
  * Formula    root  = H_salt("spin-kv-1" | model id | layout descriptor | provenance)
  *            key_i = H_salt(key_{i-1} | tokens [128 i, 128 i + 128) as little-endian int32)
  *            with key_{-1} = root and H_salt = BLAKE2b-128 keyed with the 32-byte salt.

@@ -1,11 +1,11 @@
 /* layout: how KV bytes lie in memory and on the wire, and the descriptor that names it (D20).
  *
- * Why        Every tier, every algorithm and every peer share one byte order, so moving KV is copying.
- *            The descriptor is part of every block key and of the handshake: another layout is a miss
- *            or a refusal with a sentence, never a wrong answer.
+ * Why        Every tier, every algorithm and every peer share one byte order, so moving KV is
+ *            copying. The descriptor is part of every block key and of the handshake: another
+ *            layout is a miss or a refusal with a sentence, never a wrong answer.
  * Layout     tile   8 tokens of one (layer, kv head): K[8][head_dim], then V[8][head_dim].
- *            page   P consecutive tokens of one (layer, kv head), P = 8 or 32: P/8 tiles. The bytes of
- *                   four 8-token pages are the bytes of one 32-token page.
+ *            page   P consecutive tokens of one (layer, kv head), P = 8 or 32: P/8 tiles. The bytes
+ *                   of four 8-token pages are the bytes of one 32-token page.
  *            block  128 consecutive tokens of every row, layer-major:
  *                     [layer][kv head][16 tiles]
  *                   starts at an absolute multiple of 128.

@@ -1,5 +1,6 @@
-/* The fuzzer that must be caught: a bug six bytes deep, out of reach of blind mutations and easy for
- * coverage. A long run that does not crash here is broken, whatever it says about the others. */
+/* The fuzzer that must be caught: a bug six bytes deep, out of reach of blind mutations and easy
+ * for coverage. A long run that does not crash here is broken, whatever it says about the others.
+ * */
 #include "base/assert.h"
 #include "tests/fuzz/fuzz.h"
 

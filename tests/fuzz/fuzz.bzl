@@ -3,9 +3,9 @@
 def spin_fuzz(name, srcs, deps = [], seeds = None, data = [], **kwargs):
     """A function LLVMFuzzerTestOneInput over bytes from outside.
 
-    <name>_replay_test runs it over the committed seeds and some thousand mutations of them, with any
-    compiler and under the sanitizers. <name> is the program of the long run: linked with libFuzzer
-    under --config=fuzz (tests/fuzz/run), with the plain driver otherwise.
+    <name>_replay_test runs it over the committed seeds and some thousand mutations of them, with
+    any compiler and under the sanitizers. <name> is the program of the long run: linked with
+    libFuzzer under --config=fuzz (tests/fuzz/run), with the plain driver otherwise.
 
     seeds: files; default seeds/<name>/**. A target without seeds is a mistake."""
     files = seeds if seeds != None else native.glob(["seeds/%s/**" % name])

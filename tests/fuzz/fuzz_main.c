@@ -2,8 +2,8 @@
  *
  * usage: <target> FILE|DIRECTORY...
  *
- * Replays each file, then a fixed number of mutations of each, the same in every run: a regression of
- * what was found once, and a small net for what was not. The search is tests/fuzz/run's. */
+ * Replays each file, then a fixed number of mutations of each, the same in every run: a regression
+ * of what was found once, and a small net for what was not. The search is tests/fuzz/run's. */
 #include "base/base.h"
 #include "base/file.h"
 #include "base/rng.h"
