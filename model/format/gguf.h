@@ -20,20 +20,21 @@ SPIN_BEGIN_DECLS
 #define SPIN_GGUF_KEYS_MAX 65536u
 #define SPIN_GGUF_STRING_BYTES_MAX (UINT64_C(16) << 20)
 
-enum spin_gguf_type { /* wire values */
-                      SPIN_GGUF_U8 = 0,
-                      SPIN_GGUF_I8 = 1,
-                      SPIN_GGUF_U16 = 2,
-                      SPIN_GGUF_I16 = 3,
-                      SPIN_GGUF_U32 = 4,
-                      SPIN_GGUF_I32 = 5,
-                      SPIN_GGUF_F32 = 6,
-                      SPIN_GGUF_BOOL = 7,
-                      SPIN_GGUF_STRING = 8,
-                      SPIN_GGUF_ARRAY = 9,
-                      SPIN_GGUF_U64 = 10,
-                      SPIN_GGUF_I64 = 11,
-                      SPIN_GGUF_F64 = 12
+/* Wire values. */
+enum spin_gguf_type {
+    SPIN_GGUF_U8 = 0,
+    SPIN_GGUF_I8 = 1,
+    SPIN_GGUF_U16 = 2,
+    SPIN_GGUF_I16 = 3,
+    SPIN_GGUF_U32 = 4,
+    SPIN_GGUF_I32 = 5,
+    SPIN_GGUF_F32 = 6,
+    SPIN_GGUF_BOOL = 7,
+    SPIN_GGUF_STRING = 8,
+    SPIN_GGUF_ARRAY = 9,
+    SPIN_GGUF_U64 = 10,
+    SPIN_GGUF_I64 = 11,
+    SPIN_GGUF_F64 = 12
 };
 
 struct spin_string { /* borrowed bytes, any content */

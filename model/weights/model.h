@@ -42,7 +42,8 @@ struct spin_rope_config {
     double beta_slow;        /* yarn */
     double attention_factor; /* yarn's magnitude; 0: 0.1 ln(factor) + 1 */
     uint32_t original_context;
-    const float *divisors; /* [dim / 2] or NULL: frequency i is divided by divisors[i] before any scaling;
+    const float
+        *divisors; /* [dim / 2] or NULL: frequency i is divided by divisors[i] before any scaling;
                             * how GGUF files carry llama3 scaling */
 };
 
@@ -64,17 +65,17 @@ struct spin_model_config {
 };
 
 struct spin_layer_weights {
-    const float *attn_norm; /* [hidden] */
-    struct spin_weight q;   /* [q_heads * head_dim][hidden] */
-    struct spin_weight k;   /* [kv_heads * head_dim][hidden] */
-    struct spin_weight v;   /* [kv_heads * head_dim][hidden] */
-    struct spin_weight o;   /* [hidden][q_heads * head_dim] */
-    const float *q_bias;    /* [q_heads * head_dim] or NULL */
-    const float *k_bias;    /* [kv_heads * head_dim] or NULL */
-    const float *v_bias;    /* [kv_heads * head_dim] or NULL */
-    const float *q_norm;    /* [head_dim] or NULL */
-    const float *k_norm;    /* [head_dim] or NULL */
-    const float *ffn_norm;  /* [hidden] */
+    const float *attn_norm;  /* [hidden] */
+    struct spin_weight q;    /* [q_heads * head_dim][hidden] */
+    struct spin_weight k;    /* [kv_heads * head_dim][hidden] */
+    struct spin_weight v;    /* [kv_heads * head_dim][hidden] */
+    struct spin_weight o;    /* [hidden][q_heads * head_dim] */
+    const float *q_bias;     /* [q_heads * head_dim] or NULL */
+    const float *k_bias;     /* [kv_heads * head_dim] or NULL */
+    const float *v_bias;     /* [kv_heads * head_dim] or NULL */
+    const float *q_norm;     /* [head_dim] or NULL */
+    const float *k_norm;     /* [head_dim] or NULL */
+    const float *ffn_norm;   /* [hidden] */
     struct spin_weight gate; /* [ffn][hidden] */
     struct spin_weight up;   /* [ffn][hidden] */
     struct spin_weight down; /* [hidden][ffn] */
@@ -82,13 +83,13 @@ struct spin_layer_weights {
 
 struct spin_model {
     struct spin_model_config config;
-    char name[128];                    /* general.name, the folder's name, or "random:<shape>" */
-    struct spin_model_id id;           /* of architecture, shape and weight bytes (docs/formats.md) */
-    uint64_t weight_bytes;             /* mapped or generated, all tensors */
-    struct spin_layer_weights *layers; /* [config.layers] */
-    struct spin_weight embed;          /* [vocab][hidden] */
-    struct spin_weight lm_head;        /* [vocab][hidden]; the embedding when tied */
-    const float *output_norm;          /* [hidden] */
+    char name[128];          /* general.name, the folder's name, or "random:<shape>" */
+    struct spin_model_id id; /* of architecture, shape and weight bytes (docs/formats.md) */
+    uint64_t weight_bytes;   /* mapped or generated, all tensors */
+    struct spin_layer_weights *layers;  /* [config.layers] */
+    struct spin_weight embed;           /* [vocab][hidden] */
+    struct spin_weight lm_head;         /* [vocab][hidden]; the embedding when tied */
+    const float *output_norm;           /* [hidden] */
     struct spin_model_storage *storage; /* private to model/weights */
 };
 
