@@ -29,6 +29,12 @@ void spin_list_push_front(struct spin_list *list, struct spin_link *link)
     insert_between(list, link, &list->head, list->head.next);
 }
 
+void spin_list_insert_before(struct spin_list *list, struct spin_link *next, struct spin_link *link)
+{
+    SPIN_ASSERT(next->prev != NULL);
+    insert_between(list, link, next->prev, next);
+}
+
 void spin_list_remove(struct spin_list *list, struct spin_link *link)
 {
     SPIN_ASSERT(link->prev != NULL);

@@ -22,6 +22,9 @@ struct spin_list {
 void spin_list_init(struct spin_list *list);
 void spin_list_push_back(struct spin_list *list, struct spin_link *link);
 void spin_list_push_front(struct spin_list *list, struct spin_link *link);
+/* `next` is in the list. */
+void spin_list_insert_before(struct spin_list *list, struct spin_link *next,
+                             struct spin_link *link);
 void spin_list_remove(struct spin_list *list, struct spin_link *link);
 struct spin_link *spin_list_first(const struct spin_list *list); /* NULL when empty */
 struct spin_link *spin_list_last(const struct spin_list *list);  /* NULL when empty */

@@ -18,11 +18,10 @@
 /* Any number as text: 17 digits, sign, point, exponent, NUL. */
 #define NUMBER_CHARS 32
 
-const double spin_metric_latency_bounds[] = {
+const double spin_metric_latency_bounds[SPIN_METRIC_LATENCY_BOUNDS] = {
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
     2.5,   5,      10,    20,   30,    60,   120, 180,  300, 600,
 };
-const uint32_t spin_metric_latency_bounds_count = SPIN_ARRAY_COUNT(spin_metric_latency_bounds);
 
 /* Every access is relaxed: a cell publishes nothing but its own value. */
 struct cell {

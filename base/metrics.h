@@ -25,8 +25,8 @@ struct spin_metric {
 };
 
 /* Bounds in seconds that fit TTFT, TPOT and request latencies alike: 1 ms .. 600 s. */
-extern const double spin_metric_latency_bounds[];
-extern const uint32_t spin_metric_latency_bounds_count;
+#define SPIN_METRIC_LATENCY_BOUNDS 20u /* a constant, for static tables */
+extern const double spin_metric_latency_bounds[SPIN_METRIC_LATENCY_BOUNDS];
 
 struct spin_metrics; /* private to metrics.c */
 
