@@ -20,7 +20,7 @@ SPIN_BEGIN_DECLS
 void spin_dtype_to_f32(enum spin_dtype dtype, const void *source, float *target, uint64_t count);
 
 float spin_f32_from_f16(uint16_t bits);
-uint16_t spin_f16_from_f32(float value);  /* round to nearest even */
+uint16_t spin_f16_from_f32(float value); /* round to nearest even */
 float spin_f32_from_bf16(uint16_t bits);
 uint16_t spin_bf16_from_f32(float value); /* round to nearest even; NaN stays NaN */
 

@@ -44,6 +44,20 @@ static inline struct spin_range spin_cut(uint64_t count, uint64_t grain, uint32_
     return range;
 }
 
+/* Meeting other threads costs about as much as touching this many values does. */
+#define SPIN_ALONE_VALUES_MAX 4096u
+
+/* For ops whose work is a few operations per value: small ones stay on the calling thread. */
+static inline void spin_run_rows(struct spin_stream *stream, spin_parallel_fn fn, void *context,
+                                 uint64_t values)
+{
+    if (values <= SPIN_ALONE_VALUES_MAX) {
+        fn(context, 0, 1);
+    } else {
+        spin_stream_parallel(stream, fn, context);
+    }
+}
+
 static inline void spin_matrix_check(const struct spin_matrix *matrix)
 {
     SPIN_ASSERT_EQ(matrix->dtype, SPIN_DTYPE_F32);

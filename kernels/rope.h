@@ -25,7 +25,7 @@ struct spin_rope_table {
 };
 
 struct spin_rope_args {
-    struct spin_matrix x;      /* in, out */
+    struct spin_matrix x; /* in, out */
     uint32_t heads;
     uint32_t head_dim;
     const uint32_t *positions; /* in [x.rows] */

@@ -1,0 +1,246 @@
+#include "kernels/attention_tile.h"
+#include "kernels/simd_cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define LANES 8u
+/* Queries per pass over a K block: twelve sums, two of K and one of q are what registers hold. */
+#define PASS_QUERIES 6u
+/* Output columns per pass over a V block: eight sums. */
+#define PASS_COLUMNS 64u
+
+/* Eight tokens' K into columns first_lane and up of the transposed block. */
+static void transpose_k_tile(const uint16_t *k, uint32_t head_dim, float *target)
+{
+    for (uint32_t d = 0; d < head_dim; d += LANES) {
+        __m256 v[LANES];
+        for (uint32_t t = 0; t < LANES; t++) {
+            const uint16_t *source = k + (uint64_t)t * head_dim + d;
+            v[t] = spin_f32x8_from_bf16(_mm_loadu_si128((const __m128i *)(const void *)source));
+        }
+        spin_transpose8(v);
+        for (uint32_t i = 0; i < LANES; i++) {
+            _mm256_store_ps(target + (uint64_t)(d + i) * SPIN_BLOCK_LANES, v[i]);
+        }
+    }
+}
+
+/* A block reaches into its second tile of tokens only when some query sees that far. */
+static void load_k_block(struct spin_attention_tile *tile, const struct spin_page_lists *pages,
+                         uint64_t row, struct spin_range tokens)
+{
+    const uint32_t head_dim = pages->layout.head_dim;
+    for (uint32_t lane = 0; lane < SPIN_BLOCK_LANES; lane += SPIN_TILE_TOKENS) {
+        if (tokens.begin + lane < tokens.end) {
+            transpose_k_tile(spin_list_k(pages, row, (uint32_t)tokens.begin + lane), head_dim,
+                             tile->k[0] + lane);
+        } else {
+            for (uint32_t d = 0; d < head_dim; d++) {
+                _mm256_store_ps(tile->k[d] + lane, _mm256_setzero_ps());
+            }
+        }
+    }
+}
+
+INLINE void score_queries(struct spin_attention_tile *tile, uint32_t first, uint32_t column,
+                          uint32_t head_dim, const uint32_t queries)
+{
+    __m256 low[PASS_QUERIES];
+    __m256 high[PASS_QUERIES];
+    for (uint32_t i = 0; i < queries; i++) {
+        low[i] = _mm256_setzero_ps();
+        high[i] = _mm256_setzero_ps();
+    }
+    for (uint32_t d = 0; d < head_dim; d++) {
+        const __m256 k_low = _mm256_load_ps(tile->k[d]);
+        const __m256 k_high = _mm256_load_ps(tile->k[d] + LANES);
+        for (uint32_t i = 0; i < queries; i++) {
+            const __m256 q = _mm256_set1_ps(tile->q[first + i][d]);
+            low[i] = _mm256_fmadd_ps(q, k_low, low[i]);
+            high[i] = _mm256_fmadd_ps(q, k_high, high[i]);
+        }
+    }
+    for (uint32_t i = 0; i < queries; i++) {
+        _mm256_store_ps(tile->score[first + i] + column, low[i]);
+        _mm256_store_ps(tile->score[first + i] + column + LANES, high[i]);
+    }
+}
+
+/* One copy of the loop per number of queries, so that its sums are registers. */
+static void score_block(struct spin_attention_tile *tile, uint32_t column, uint32_t head_dim)
+{
+    uint32_t first = 0;
+    for (; first + PASS_QUERIES <= tile->queries; first += PASS_QUERIES) {
+        score_queries(tile, first, column, head_dim, PASS_QUERIES);
+    }
+    switch (tile->queries - first) {
+    case 1:
+        score_queries(tile, first, column, head_dim, 1);
+        break;
+    case 2:
+        score_queries(tile, first, column, head_dim, 2);
+        break;
+    case 3:
+        score_queries(tile, first, column, head_dim, 3);
+        break;
+    case 4:
+        score_queries(tile, first, column, head_dim, 4);
+        break;
+    case 5:
+        score_queries(tile, first, column, head_dim, 5);
+        break;
+    default:
+        break;
+    }
+}
+
+/* Scores to probabilities in place; `count` of them. */
+static void softmax(float *score, uint32_t count, float *partial)
+{
+    const __m256 lowest = _mm256_set1_ps(-INFINITY);
+    const uint32_t tail = count % LANES;
+    const __m256i tail_mask = spin_mask8(tail);
+    __m256 max = lowest;
+    uint32_t t = 0;
+    for (; t + LANES <= count; t += LANES) {
+        max = _mm256_max_ps(max, _mm256_load_ps(score + t));
+    }
+    if (tail != 0) {
+        const __m256 seen =
+            _mm256_blendv_ps(lowest, _mm256_load_ps(score + t), _mm256_castsi256_ps(tail_mask));
+        max = _mm256_max_ps(max, seen);
+    }
+    partial[SPIN_PARTIAL_M] = spin_max8(max);
+
+    const __m256 m = _mm256_set1_ps(partial[SPIN_PARTIAL_M]);
+    __m256 z = _mm256_setzero_ps();
+    for (t = 0; t + LANES <= count; t += LANES) {
+        const __m256 p = spin_exp8(_mm256_sub_ps(_mm256_load_ps(score + t), m));
+        _mm256_store_ps(score + t, p);
+        z = _mm256_add_ps(z, p);
+    }
+    if (tail != 0) {
+        const __m256 p = _mm256_and_ps(spin_exp8(_mm256_sub_ps(_mm256_load_ps(score + t), m)),
+                                       _mm256_castsi256_ps(tail_mask));
+        _mm256_store_ps(score + t, p);
+        z = _mm256_add_ps(z, p);
+    }
+    partial[SPIN_PARTIAL_Z] = spin_sum8(z);
+}
+
+static void load_v_block(struct spin_attention_tile *tile, const struct spin_page_lists *pages,
+                         uint64_t row, struct spin_range tokens)
+{
+    const uint32_t head_dim = pages->layout.head_dim;
+    for (uint64_t t = tokens.begin; t < tokens.end; t++) {
+        const uint16_t *v = spin_list_v(pages, row, (uint32_t)t);
+        float *target = tile->v[t - tokens.begin];
+        for (uint32_t d = 0; d < head_dim; d += LANES) {
+            _mm256_store_ps(target + d, spin_f32x8_from_bf16(_mm_loadu_si128(
+                                            (const __m128i *)(const void *)(v + d))));
+        }
+    }
+}
+
+INLINE void weigh_columns(const struct spin_attention_tile *tile, const float *p, uint32_t tokens,
+                          float *o, uint32_t first_column, const uint32_t columns)
+{
+    __m256 sum[PASS_COLUMNS / LANES];
+    for (uint32_t i = 0; i < columns / LANES; i++) {
+        sum[i] = _mm256_loadu_ps(o + first_column + (uint64_t)i * LANES);
+    }
+    for (uint32_t t = 0; t < tokens; t++) {
+        const __m256 weight = _mm256_set1_ps(p[t]);
+        for (uint32_t i = 0; i < columns / LANES; i++) {
+            const __m256 v = _mm256_load_ps(tile->v[t] + first_column + (uint64_t)i * LANES);
+            sum[i] = _mm256_fmadd_ps(weight, v, sum[i]);
+        }
+    }
+    for (uint32_t i = 0; i < columns / LANES; i++) {
+        _mm256_storeu_ps(o + first_column + (uint64_t)i * LANES, sum[i]);
+    }
+}
+
+static void weigh_block(const struct spin_attention_tile *tile, const float *p, uint32_t tokens,
+                        float *o, uint32_t head_dim)
+{
+    uint32_t column = 0;
+    for (; column + PASS_COLUMNS <= head_dim; column += PASS_COLUMNS) {
+        weigh_columns(tile, p, tokens, o, column, PASS_COLUMNS);
+    }
+    for (; column < head_dim; column += LANES) {
+        weigh_columns(tile, p, tokens, o, column, LANES);
+    }
+}
+
+/* How many of the tokens [begin, end) the query sees. */
+static uint32_t seen_count(uint32_t visible, struct spin_range tokens)
+{
+    const uint64_t end = SPIN_MIN((uint64_t)visible, tokens.end);
+    return end > tokens.begin ? (uint32_t)(end - tokens.begin) : 0;
+}
+
+static void weigh_split(struct spin_attention_tile *tile, const struct spin_page_lists *pages,
+                        uint64_t row, struct spin_range tokens)
+{
+    const uint32_t head_dim = pages->layout.head_dim;
+    for (uint32_t i = 0; i < tile->queries; i++) {
+        memset(tile->partial[i] + SPIN_PARTIAL_O, 0, head_dim * sizeof(float));
+    }
+    for (uint64_t t = tokens.begin; t < tokens.end; t += SPIN_BLOCK_LANES) {
+        const struct spin_range block = {t, SPIN_MIN(t + SPIN_BLOCK_LANES, tokens.end)};
+        load_v_block(tile, pages, row, block);
+        for (uint32_t i = 0; i < tile->queries; i++) {
+            const uint32_t seen = seen_count(tile->visible[i], block);
+            weigh_block(tile, tile->score[i] + (t - tokens.begin), seen,
+                        tile->partial[i] + SPIN_PARTIAL_O, head_dim);
+        }
+    }
+}
+
+bool spin_attention_split(struct spin_attention_tile *tile, const struct spin_page_lists *pages,
+                          uint64_t row, uint32_t split)
+{
+    const uint64_t split_tokens = (uint64_t)SPIN_SPLIT_PAGES * pages->page_tokens;
+    uint32_t visible_max = 0;
+    for (uint32_t i = 0; i < tile->queries; i++) {
+        visible_max = SPIN_MAX(visible_max, tile->visible[i]);
+    }
+    const struct spin_range tokens = {split * split_tokens,
+                                      SPIN_MIN((split + 1) * split_tokens, visible_max)};
+    if (tokens.begin >= tokens.end) {
+        return false;
+    }
+    for (uint64_t t = tokens.begin; t < tokens.end; t += SPIN_BLOCK_LANES) {
+        load_k_block(tile, pages, row, (struct spin_range){t, tokens.end});
+        score_block(tile, (uint32_t)(t - tokens.begin), pages->layout.head_dim);
+    }
+    for (uint32_t i = 0; i < tile->queries; i++) {
+        const uint32_t seen = seen_count(tile->visible[i], tokens);
+        if (seen != 0) {
+            softmax(tile->score[i], seen, tile->partial[i]);
+        }
+    }
+    weigh_split(tile, pages, row, tokens);
+    return true;
+}
+
+void spin_partial_merge(float *into, const float *next, uint32_t head_dim, bool first)
+{
+    if (first) {
+        memcpy(into, next, (head_dim + SPIN_PARTIAL_O) * sizeof *into);
+        return;
+    }
+    const float m = SPIN_MAX(into[SPIN_PARTIAL_M], next[SPIN_PARTIAL_M]);
+    const __m256 keep = spin_exp8(_mm256_set1_ps(into[SPIN_PARTIAL_M] - m));
+    const __m256 add = spin_exp8(_mm256_set1_ps(next[SPIN_PARTIAL_M] - m));
+    into[SPIN_PARTIAL_M] = m;
+    into[SPIN_PARTIAL_Z] = into[SPIN_PARTIAL_Z] * _mm256_cvtss_f32(keep) +
+                           next[SPIN_PARTIAL_Z] * _mm256_cvtss_f32(add);
+    for (uint32_t d = SPIN_PARTIAL_O; d < head_dim + SPIN_PARTIAL_O; d += LANES) {
+        const __m256 old = _mm256_mul_ps(_mm256_loadu_ps(into + d), keep);
+        _mm256_storeu_ps(into + d, _mm256_fmadd_ps(_mm256_loadu_ps(next + d), add, old));
+    }
+}

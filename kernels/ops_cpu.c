@@ -1,0 +1,27 @@
+#include "base/log.h"
+#include "kernels/kernels_internal.h"
+#include "kernels/ops.h"
+
+const struct spin_ops spin_ops_cpu = {
+    .name = "cpu",
+    .activation_dtype = SPIN_DTYPE_F32,
+    .swizzle = SPIN_SWIZZLE_NONE,
+    .embed = spin_embed_cpu,
+    .rms_norm = spin_rms_norm_cpu,
+    .matmul = spin_matmul_cpu,
+    .rope = spin_rope_cpu,
+    .kv_append = spin_kv_append_cpu,
+    .attention = spin_attention_cpu,
+    .swiglu = spin_swiglu_cpu,
+    .matmul_workspace_bytes = spin_matmul_workspace_bytes,
+    .attention_workspace_bytes = spin_attention_workspace_bytes,
+};
+
+const struct spin_ops *spin_ops_best_cpu(void)
+{
+    if (spin_isa_detect() >= SPIN_ISA_AVX2) {
+        return &spin_ops_cpu;
+    }
+    SPIN_WARN("processor without AVX2, FMA or F16C: using the reference operations");
+    return &spin_ops_ref;
+}
