@@ -1,0 +1,387 @@
+/* The life of one call:
+ *
+ *   posted --request--> in start --> open --finish--> ending --status sent--> closed
+ *      \--shutdown--> freed            \--client gone--> gone() --finish--> closed
+ *
+ * References: the posted request, which becomes the handler's hold; the close notice; a send under
+ * way; a place in the sender's ring. The last one to go frees the call, never on the handler's thread:
+ * finish only marks, and pump, which runs on the rpc or the sender thread, drops the handler's hold. */
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "proto/rpc_internal.h"
+#include "proto/rpc_outbox.h"
+
+#include <grpc/byte_buffer.h>
+#include <grpc/slice.h>
+#include <grpc/support/alloc.h>
+#include <grpc/support/time.h>
+#include <protobuf-c/protobuf-c.h>
+
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ARENA_CHUNK_BYTES (UINT64_C(16) << 10) /* most requests are smaller than one chunk */
+
+struct spin_rpc_call {
+    const struct spin_rpc_line *line;
+    grpc_call *core;
+    gpr_timespec deadline;
+    grpc_metadata_array metadata;
+    grpc_call_details details; /* the catch-all's: which method was asked for */
+    grpc_byte_buffer *payload;
+    struct spin_rpc_tag request_tag;
+    struct spin_rpc_tag close_tag;
+    struct spin_rpc_tag send_tag;
+    int cancelled; /* written by gRPC core before close_tag fires */
+    bool admitted; /* rpc thread */
+    _Atomic uint32_t refs;
+
+    struct spin_mutex mutex; /* guards everything down to `text` */
+    struct spin_rpc_outbox outbox;
+    bool in_start;    /* start runs and will be followed by a pump */
+    bool scheduled;   /* in the sender's ring */
+    bool sending;     /* a batch of ours is under way: gRPC core allows one */
+    bool opened;      /* initial metadata went out */
+    bool overflowed;  /* an append found no room */
+    bool cut;         /* and the call was cancelled for it */
+    bool finished;    /* the handler's last word is in `status` and `text` */
+    bool released;    /* and its hold was dropped */
+    bool status_sent; /* nothing more can be sent */
+    bool closed;      /* nobody listens any more */
+    spin_status status;
+    char text[sizeof(((struct spin_error *)NULL)->text)];
+
+    _Alignas(max_align_t) uint8_t state[]; /* the handler's */
+};
+
+static void ref(struct spin_rpc_call *call)
+{
+    /* Whoever adds one holds one, so there is nothing to order. */
+    (void)atomic_fetch_add_explicit(&call->refs, 1, memory_order_relaxed);
+}
+
+static void unref(struct spin_rpc_call *call, uint32_t count)
+{
+    /* Release: my writes are before the free. Acquire: the one who frees sees everybody's. */
+    if (atomic_fetch_sub_explicit(&call->refs, count, memory_order_acq_rel) != count) {
+        return;
+    }
+    struct spin_rpc_server *server = call->line->server;
+    grpc_metadata_array_destroy(&call->metadata);
+    grpc_call_details_destroy(&call->details);
+    if (call->payload != NULL) {
+        grpc_byte_buffer_destroy(call->payload);
+    }
+    if (call->core != NULL) {
+        grpc_call_unref(call->core);
+    }
+    if (call->admitted) {
+        spin_rpc_server_leave(server, call->line);
+    }
+    spin_rpc_outbox_deinit(&call->outbox);
+    spin_mutex_deinit(&call->mutex);
+    free(call);
+    spin_rpc_server_object_destroyed(server);
+}
+
+/* What pump found to do, decided under the lock and done outside of it. */
+struct send_plan {
+    bool message;
+    bool status;
+    bool open_first;
+    bool cut;
+    bool release;
+    grpc_slice bytes;
+};
+
+static void plan_send(struct spin_rpc_call *call, struct send_plan *plan)
+{
+    const bool merge = call->line->method->merge;
+    plan->message = call->outbox.count > 0;
+    if (plan->message) {
+        plan->bytes = grpc_slice_malloc(spin_rpc_outbox_next_bytes(&call->outbox, merge));
+        spin_rpc_outbox_take(&call->outbox, merge, GRPC_SLICE_START_PTR(plan->bytes));
+    }
+    plan->status = call->finished && call->outbox.count == 0;
+    if (plan->message || plan->status) {
+        plan->open_first = !call->opened;
+        call->opened = true;
+        call->sending = true;
+        call->status_sent = plan->status;
+    }
+}
+
+static struct send_plan make_plan(struct spin_rpc_call *call)
+{
+    struct send_plan plan = {0};
+    plan.release = call->finished && !call->released;
+    call->released = call->released || plan.release;
+    if (call->closed) {
+        spin_rpc_outbox_clear(&call->outbox);
+    } else if (call->overflowed) {
+        plan.cut = !call->cut;
+        call->cut = true;
+    } else if (!call->sending && !call->status_sent) {
+        plan_send(call, &plan);
+    }
+    return plan;
+}
+
+static void start_send(struct spin_rpc_call *call, const struct send_plan *plan)
+{
+    grpc_op ops[3] = {0};
+    size_t count = 0;
+    grpc_byte_buffer *buffer = NULL;
+    grpc_slice details = grpc_empty_slice();
+    if (plan->open_first) {
+        ops[count++].op = GRPC_OP_SEND_INITIAL_METADATA;
+    }
+    if (plan->message) {
+        spin_rpc_server_count(call->line->server, SPIN_RPC_STAT_MESSAGES_SENT);
+        grpc_slice bytes = plan->bytes;
+        buffer = grpc_raw_byte_buffer_create(&bytes, 1);
+        grpc_slice_unref(bytes);
+        ops[count].op = GRPC_OP_SEND_MESSAGE;
+        ops[count++].data.send_message.send_message = buffer;
+    }
+    if (plan->status) { /* `status` and `text` are final once `finished` was seen */
+        const enum spin_rpc_code code = spin_rpc_code_from_status(call->status);
+        details = grpc_slice_from_copied_string(call->text);
+        ops[count].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
+        ops[count].data.send_status_from_server.status = (grpc_status_code)code;
+        ops[count++].data.send_status_from_server.status_details = &details;
+    }
+    ref(call);
+    spin_rpc_start_batch(call->core, ops, count, &call->send_tag);
+    if (buffer != NULL) {
+        grpc_byte_buffer_destroy(buffer);
+    }
+    grpc_slice_unref(details);
+}
+
+/* Does the next thing there is to do, and drops the caller's reference. rpc or sender thread. */
+static void pump(struct spin_rpc_call *call)
+{
+    spin_mutex_lock(&call->mutex);
+    const struct send_plan plan = make_plan(call);
+    spin_mutex_unlock(&call->mutex);
+
+    if (plan.message || plan.status) {
+        start_send(call, &plan);
+    }
+    if (plan.cut) {
+        spin_rpc_server_count(call->line->server, SPIN_RPC_STAT_SLOW_READERS);
+        (void)grpc_call_cancel_with_status(call->core, GRPC_STATUS_RESOURCE_EXHAUSTED,
+                                           "the reader is too slow: answers over the limit wait",
+                                           NULL);
+    }
+    unref(call, plan.release ? 2 : 1);
+}
+
+static void on_sent(void *self, bool ok)
+{
+    struct spin_rpc_call *call = self;
+    spin_mutex_lock(&call->mutex);
+    call->sending = false;
+    call->closed = call->closed || !ok; /* the close notice follows */
+    spin_mutex_unlock(&call->mutex);
+    pump(call);
+}
+
+static void on_close(void *self, bool ok)
+{
+    struct spin_rpc_call *call = self;
+    (void)ok;
+    const struct spin_rpc_method *method = call->line->method;
+    spin_mutex_lock(&call->mutex);
+    call->closed = true;
+    const bool left = call->cancelled != 0 && !call->finished;
+    spin_mutex_unlock(&call->mutex);
+    if (left) {
+        spin_rpc_server_count(call->line->server, SPIN_RPC_STAT_GONE);
+        if (method->gone != NULL) {
+            method->gone(call->line->context, call);
+        }
+    }
+    pump(call);
+}
+
+/* Parses the request and runs the handler, or says why not. */
+static spin_status run_start(struct spin_rpc_call *call, struct spin_arena *arena,
+                             struct spin_error *err)
+{
+    const struct spin_rpc_method *method = call->line->method;
+    if (call->payload == NULL) {
+        return spin_fail(err, SPIN_ERR_INVALID, "%s: no request message", method->path);
+    }
+    const struct spin_rpc_unpack_args args = {
+        .type = method->request, .bytes_max = method->request_bytes_max, .arena = arena};
+    struct ProtobufCMessage *request = NULL;
+    const spin_status status = spin_rpc_buffer_unpack(call->payload, &args, &request, err);
+    grpc_byte_buffer_destroy(call->payload);
+    call->payload = NULL;
+    if (status == SPIN_ERR_LIMIT) { /* of bytes: gRPC's word for it is RESOURCE_EXHAUSTED */
+        return SPIN_ERR_EXHAUSTED;
+    }
+    SPIN_TRY(status);
+    if (spin_rpc_outbox_init(&call->outbox, method->outbox_bytes) != SPIN_OK) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "%s: no memory for answers", method->path);
+    }
+    spin_rpc_server_count(call->line->server, SPIN_RPC_STAT_CALLS);
+    method->start(call->line->context, call, request);
+    return SPIN_OK;
+}
+
+static spin_status refuse_unknown(const struct spin_rpc_call *call, struct spin_error *err)
+{
+    char *path = grpc_slice_to_c_string(call->details.method);
+    const spin_status status = spin_fail(err, SPIN_ERR_UNSUPPORTED, "unknown method %.128s", path);
+    gpr_free(path);
+    return status;
+}
+
+static spin_status begin(struct spin_rpc_call *call, struct spin_error *err)
+{
+    const struct spin_rpc_line *line = call->line;
+    if (line->handle == NULL) {
+        return refuse_unknown(call, err);
+    }
+    call->admitted = spin_rpc_server_admit(line->server, line);
+    if (!call->admitted) {
+        return spin_fail(err, SPIN_ERR_EXHAUSTED, "%s: %u calls are open already, retry later",
+                         line->method->path, line->method->calls_max);
+    }
+    struct spin_arena *arena = NULL;
+    SPIN_TRY(spin_arena_create(ARENA_CHUNK_BYTES, line->method->arena_bytes_max, &arena, err));
+    const spin_status status = run_start(call, arena, err);
+    spin_arena_destroy(arena);
+    return status;
+}
+
+static void on_request(void *self, bool ok)
+{
+    struct spin_rpc_call *call = self;
+    struct spin_rpc_server *server = call->line->server;
+    spin_rpc_server_request_taken(server, call->line, ok);
+    if (!ok) { /* the server shuts down; there is no call */
+        unref(call, 1);
+        return;
+    }
+    grpc_op close_notice = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
+    close_notice.data.recv_close_on_server.cancelled = &call->cancelled;
+    ref(call);
+    spin_rpc_start_batch(call->core, &close_notice, 1, &call->close_tag);
+
+    ref(call); /* mine: the handler may finish, and its hold be dropped, while I am here */
+    call->in_start = true; /* before the handler knows of the call: nobody else is here yet */
+    struct spin_error err = {0};
+    const spin_status status = begin(call, &err);
+    if (status != SPIN_OK) {
+        spin_rpc_server_count(server, SPIN_RPC_STAT_REFUSED);
+        spin_rpc_call_finish(call, status, err.text);
+    }
+    spin_mutex_lock(&call->mutex);
+    call->in_start = false;
+    spin_mutex_unlock(&call->mutex);
+    pump(call);
+}
+
+bool spin_rpc_call_post(const struct spin_rpc_line *line)
+{
+    struct spin_rpc_call *call = calloc(1, sizeof *call + line->method->state_bytes);
+    if (call == NULL) {
+        return false;
+    }
+    call->line = line;
+    atomic_init(&call->refs, 1);
+    spin_mutex_init(&call->mutex);
+    grpc_metadata_array_init(&call->metadata);
+    grpc_call_details_init(&call->details);
+    call->request_tag = (struct spin_rpc_tag){on_request, call};
+    call->close_tag = (struct spin_rpc_tag){on_close, call};
+    call->send_tag = (struct spin_rpc_tag){on_sent, call};
+    spin_rpc_server_object_created(line->server);
+    const grpc_call_error error =
+        line->handle == NULL
+            ? grpc_server_request_call(line->core, &call->core, &call->details, &call->metadata,
+                                       line->queue, line->queue, &call->request_tag)
+            : grpc_server_request_registered_call(line->core, line->handle, &call->core,
+                                                  &call->deadline, &call->metadata, &call->payload,
+                                                  line->queue, line->queue, &call->request_tag);
+    SPIN_ASSERT_EQ(error, GRPC_CALL_OK);
+    return true;
+}
+
+void spin_rpc_call_scheduled(struct spin_rpc_call *call)
+{
+    spin_mutex_lock(&call->mutex);
+    SPIN_ASSERT(call->scheduled);
+    call->scheduled = false;
+    spin_mutex_unlock(&call->mutex);
+    pump(call);
+}
+
+/* Under the lock. Whether the sender thread must be told: nobody will pump by himself. */
+static bool claim_schedule(struct spin_rpc_call *call)
+{
+    /* A send that is stuck behind a slow reader completes late or never: it does not count. */
+    const bool pump_follows = call->in_start || (call->sending && !call->overflowed);
+    if (pump_follows || call->scheduled) {
+        return false;
+    }
+    call->scheduled = true;
+    ref(call);
+    return true;
+}
+
+void *spin_rpc_call_state(struct spin_rpc_call *call)
+{
+    return call->state;
+}
+
+uint64_t spin_rpc_call_deadline_ns(const struct spin_rpc_call *call)
+{
+    /* gRPC's monotonic clock is CLOCK_MONOTONIC, as ours is. */
+    const gpr_timespec deadline = gpr_convert_clock_type(call->deadline, GPR_CLOCK_MONOTONIC);
+    if (gpr_time_cmp(deadline, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0) {
+        return SPIN_NO_DEADLINE;
+    }
+    return deadline.tv_sec < 0
+               ? 0
+               : (uint64_t)deadline.tv_sec * SPIN_NS_PER_S + (uint64_t)deadline.tv_nsec;
+}
+
+void spin_rpc_call_append(struct spin_rpc_call *call, const struct ProtobufCMessage *message)
+{
+    bool schedule = false;
+    spin_mutex_lock(&call->mutex);
+    SPIN_ASSERT(!call->finished);
+    if (!call->closed && !call->overflowed) {
+        call->overflowed = spin_rpc_outbox_push(&call->outbox, message) != SPIN_OK;
+        schedule = claim_schedule(call);
+    }
+    spin_mutex_unlock(&call->mutex);
+    if (schedule) {
+        spin_rpc_server_schedule(call->line->server, call);
+    }
+}
+
+void spin_rpc_call_finish(struct spin_rpc_call *call, spin_status status, const char *text)
+{
+    spin_mutex_lock(&call->mutex);
+    SPIN_ASSERT(!call->finished);
+    call->finished = true;
+    call->status = status;
+    if (text != NULL) {
+        (void)snprintf(call->text, sizeof call->text, "%s", text);
+    }
+    const bool schedule = claim_schedule(call);
+    spin_mutex_unlock(&call->mutex);
+    if (schedule) {
+        spin_rpc_server_schedule(call->line->server, call);
+    }
+}

@@ -1,0 +1,59 @@
+/* rpc_client: gRPC's client side: one connection, calls that answer through callbacks.
+ *
+ * Why        The only door to gRPC core for those who ask. A unary method is a stream of one answer, so
+ *            there is one kind of call.
+ * Ownership  The client owns its connection and thread. submit copies what it needs and returns a call
+ *            that the caller releases; a call may be released before it is over.
+ * Threading  create, destroy: one control thread. Everything else: any thread. Callbacks run on the
+ *            client's thread, one at a time; until one returns, the stream it belongs to stands still,
+ *            which is the back-pressure that the server sees.
+ * Units      Bytes; deadlines are absolute on the monotonic clock.
+ * Errors     submit: INVALID; then no callback comes. After OK `finished` is called exactly once, last.
+ *            A peer that cannot be reached is PEER_LOST in `finished`. */
+#pragma once
+
+#include "proto/rpc_message.h"
+#include "proto/rpc_status.h"
+
+SPIN_BEGIN_DECLS
+
+struct spin_rpc_client;      /* private to rpc_client.c */
+struct spin_rpc_client_call; /* private to rpc_client.c */
+
+/* How a call ended. */
+struct spin_rpc_outcome {
+    spin_status status;
+    enum spin_rpc_code code; /* as it came over the wire */
+    const char *text;        /* never NULL; valid during the callback */
+    uint64_t messages;       /* delivered before it; 0 and UNAVAILABLE: the peer has done nothing */
+};
+
+struct spin_rpc_request {
+    const char *path; /* "/spin.v1.Worker/Generate" */
+    const struct ProtobufCMessage *message;
+    const struct ProtobufCMessageDescriptor *response;
+    uint64_t response_bytes_max;
+    uint64_t arena_bytes_max; /* of one parsed response */
+    uint64_t deadline_ns;     /* SPIN_NO_DEADLINE: none */
+    void *context;
+    void (*message_received)(void *context, const struct ProtobufCMessage *message);
+    void (*finished)(void *context, const struct spin_rpc_outcome *outcome);
+};
+
+/* Connects lazily. `target`: "host:port". */
+SPIN_MUST_USE spin_status spin_rpc_client_create(const char *target, struct spin_rpc_client **out,
+                                                 struct spin_error *err);
+/* Cancels what is open, waits for every `finished`, ends the thread. NULL is allowed. */
+void spin_rpc_client_destroy(struct spin_rpc_client *client);
+/* Blocks until the connection stands. PEER_LOST when it does not by then. */
+SPIN_MUST_USE spin_status spin_rpc_client_wait_ready(struct spin_rpc_client *client,
+                                                     uint64_t deadline_ns, struct spin_error *err);
+SPIN_MUST_USE spin_status spin_rpc_client_submit(struct spin_rpc_client *client,
+                                                 const struct spin_rpc_request *request,
+                                                 struct spin_rpc_client_call **out,
+                                                 struct spin_error *err);
+/* A request, not an order: `finished` still comes. */
+void spin_rpc_client_call_cancel(struct spin_rpc_client_call *call);
+void spin_rpc_client_call_release(struct spin_rpc_client_call *call);
+
+SPIN_END_DECLS
