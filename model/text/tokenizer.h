@@ -7,7 +7,7 @@
  * Ownership  The tokenizer owns its tables; it is immutable after open.
  * Threading  Open on one thread; encode and decode from any number of threads.
  * Units      Bytes and tokens; ids are int32.
- * Errors     UNSUPPORTED: a pre-tokenizer, normaliser or model kind that we do not have, by name.
+ * Errors     NOT_FOUND, IO: the file. UNSUPPORTED: a pre-tokenizer, normaliser or model kind that we do not have, by name.
  *            CORRUPT, LIMIT from open. LIMIT from encode when the text has more than `capacity`
  *            tokens: *count is then what would have been needed. */
 #pragma once
@@ -27,16 +27,29 @@ SPIN_MUST_USE spin_status spin_tokenizer_open(const char *source, struct spin_to
                                               struct spin_error *err);
 void spin_tokenizer_close(struct spin_tokenizer *tokenizer); /* NULL is allowed */
 
-enum spin_encode_flags {
-    SPIN_ENCODE_PLAIN = 0,
-    SPIN_ENCODE_ADD_BOS = 1,      /* prepend BOS where the model's tokenizer says so */
-    SPIN_ENCODE_PARSE_SPECIAL = 2 /* special tokens in the text become their ids; otherwise they are text */
+struct spin_token_sink { /* counts all tokens, keeps those that fit */
+    int32_t *tokens;
+    uint64_t capacity;
+    uint64_t count;
 };
 
+struct spin_text_span { /* bytes [begin, end) of a text */
+    uint64_t begin;
+    uint64_t end;
+};
+
+enum spin_encode_flags {
+    SPIN_ENCODE_PLAIN = 0,
+    SPIN_ENCODE_ADD_BOS = 1, /* prepend BOS where the model's tokenizer says so */
+    SPIN_ENCODE_PARSE_SPECIAL =
+        2 /* special tokens in the text become their ids; otherwise they are text */
+};
+
+/* *count is set on OK and on LIMIT (0 when the text itself is over SPIN_TOKENIZER_TEXT_BYTES_MAX). */
 SPIN_MUST_USE spin_status spin_tokenizer_encode(const struct spin_tokenizer *tokenizer,
-                                                const char *text, uint64_t text_bytes, uint32_t flags,
-                                                int32_t *tokens, uint64_t capacity, uint64_t *count,
-                                                struct spin_error *err);
+                                                const char *text, uint64_t text_bytes,
+                                                uint32_t flags, int32_t *tokens, uint64_t capacity,
+                                                uint64_t *count, struct spin_error *err);
 
 /* The bytes that a token stands for (special tokens: their text). False for an id out of range. */
 bool spin_tokenizer_piece(const struct spin_tokenizer *tokenizer, int32_t token, const char **bytes,
@@ -57,8 +70,8 @@ const char *spin_tokenizer_chat_template(const struct spin_tokenizer *tokenizer)
 /* A stream of tokens back into text: what comes out is always whole UTF-8 characters. */
 struct spin_detokenizer {
     const struct spin_tokenizer *tokenizer;
-    bool skip_special;    /* special tokens give no text */
-    uint8_t pending[4];   /* the first bytes of a character that is not whole yet */
+    bool skip_special;  /* special tokens give no text */
+    uint8_t pending[4]; /* the first bytes of a character that is not whole yet */
     uint32_t pending_bytes;
 };
 void spin_detokenizer_init(struct spin_detokenizer *detokenizer,
@@ -68,7 +81,8 @@ void spin_detokenizer_init(struct spin_detokenizer *detokenizer,
 uint64_t spin_detokenizer_push(struct spin_detokenizer *detokenizer, int32_t token, char *out,
                                uint64_t capacity);
 /* What is still pending, as U+FFFD; at the end of a stream. Returns the bytes written (0 or 3). */
-uint64_t spin_detokenizer_finish(struct spin_detokenizer *detokenizer, char *out, uint64_t capacity);
+uint64_t spin_detokenizer_finish(struct spin_detokenizer *detokenizer, char *out,
+                                 uint64_t capacity);
 /* The longest piece of this vocabulary, to size push's buffer. */
 uint32_t spin_tokenizer_piece_bytes_max(const struct spin_tokenizer *tokenizer);
 
