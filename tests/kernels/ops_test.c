@@ -1,0 +1,44 @@
+/* The tables: complete, named, and chosen by what the processor can do. */
+#include "tests/kernels/kernel_test.h"
+
+static void expect_complete(const struct spin_ops *ops, const char *name)
+{
+    assert_string_equal(ops->name, name);
+    assert_int_equal(ops->activation_dtype, SPIN_DTYPE_F32);
+    assert_int_equal(ops->swizzle, SPIN_SWIZZLE_NONE);
+    assert_true(ops->embed != NULL && ops->rms_norm != NULL && ops->matmul != NULL);
+    assert_true(ops->rope != NULL && ops->kv_append != NULL && ops->attention != NULL);
+    assert_true(ops->swiglu != NULL);
+    assert_true(ops->matmul_workspace_bytes != NULL && ops->attention_workspace_bytes != NULL);
+}
+
+static void test_tables(void **state)
+{
+    (void)state;
+    expect_complete(&spin_ops_ref, "ref");
+    expect_complete(&spin_ops_cpu, "cpu");
+    assert_ptr_equal(spin_ops_best_cpu(),
+                     spin_isa_detect() == SPIN_ISA_NONE ? &spin_ops_ref : &spin_ops_cpu);
+}
+
+/* A stream can only be told to use less than there is. */
+static void test_isa_limit(void **state)
+{
+    (void)state;
+    struct spin_stream *stream = test_stream(1);
+    assert_int_equal(spin_stream_isa(stream), spin_isa_detect());
+    spin_stream_limit_isa(stream, SPIN_ISA_AVX512_VNNI);
+    assert_int_equal(spin_stream_isa(stream), spin_isa_detect());
+    spin_stream_limit_isa(stream, SPIN_ISA_NONE);
+    assert_int_equal(spin_stream_isa(stream), SPIN_ISA_NONE);
+    spin_stream_destroy(stream);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_isa_limit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
