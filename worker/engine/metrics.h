@@ -14,28 +14,39 @@ SPIN_BEGIN_DECLS
 #define SPIN_ENGINE_METRIC_MAP(X) \
     X(PROMPT_TOKENS, "spin_prompt_tokens_total", NULL, COUNTER, "Prompt tokens prefilled.") \
     X(GENERATED_TOKENS, "spin_generated_tokens_total", NULL, COUNTER, "Tokens drawn and sent.") \
-    X(REQUESTS_STOP, "spin_requests_total", "reason=\"stop\"", COUNTER, "Requests ended, by reason.") \
-    X(REQUESTS_LENGTH, "spin_requests_total", "reason=\"length\"", COUNTER, "Requests ended, by reason.") \
-    X(REQUESTS_CANCELLED, "spin_requests_total", "reason=\"cancelled\"", COUNTER, "Requests ended, by reason.") \
-    X(REQUESTS_DEADLINE, "spin_requests_total", "reason=\"deadline\"", COUNTER, "Requests ended, by reason.") \
-    X(REQUESTS_ERROR, "spin_requests_total", "reason=\"error\"", COUNTER, "Requests ended, by reason.") \
+    X(REQUESTS_STOP, "spin_requests_total", "reason=\"stop\"", COUNTER, \
+      "Requests ended, by reason.") \
+    X(REQUESTS_LENGTH, "spin_requests_total", "reason=\"length\"", COUNTER, \
+      "Requests ended, by reason.") \
+    X(REQUESTS_CANCELLED, "spin_requests_total", "reason=\"cancelled\"", COUNTER, \
+      "Requests ended, by reason.") \
+    X(REQUESTS_DEADLINE, "spin_requests_total", "reason=\"deadline\"", COUNTER, \
+      "Requests ended, by reason.") \
+    X(REQUESTS_ERROR, "spin_requests_total", "reason=\"error\"", COUNTER, \
+      "Requests ended, by reason.") \
     X(REFUSED, "spin_requests_refused_total", NULL, COUNTER, "Requests refused at submit.") \
-    X(PREEMPTIONS, "spin_preemptions_total", NULL, COUNTER, "Sequences that gave up their KV and started over.") \
+    X(PREEMPTIONS, "spin_preemptions_total", NULL, COUNTER, \
+      "Sequences that gave up their KV and started over.") \
     X(RUNNING, "spin_requests_running", NULL, GAUGE, "Sequences in the batch or in prefill.") \
     X(WAITING, "spin_requests_waiting", NULL, GAUGE, "Requests that have not been scheduled yet.") \
     X(KV_BYTES, "spin_kv_pool_bytes", NULL, GAUGE, "Size of the KV pool.") \
     X(KV_USED_BYTES, "spin_kv_used_bytes", NULL, GAUGE, "Bytes of the KV pool held by sequences.") \
     X(DECODE_STEPS, "spin_decode_steps_total", NULL, COUNTER, "Decode steps run.") \
-    X(PREFILL_UNITS, "spin_prefill_units_total", NULL, COUNTER, "Prefill units (a chunk of a layer) run.") \
+    X(PREFILL_UNITS, "spin_prefill_units_total", NULL, COUNTER, \
+      "Prefill units (a chunk of a layer) run.") \
     X(TTFT, "spin_time_to_first_token_seconds", NULL, HISTOGRAM, "Submitted to first token.") \
-    X(TPOT, "spin_time_per_output_token_seconds", NULL, HISTOGRAM, "Mean time between tokens of a request.") \
-    X(ITL, "spin_inter_token_latency_seconds", NULL, HISTOGRAM, "Time between two tokens of a request.") \
+    X(TPOT, "spin_time_per_output_token_seconds", NULL, HISTOGRAM, \
+      "Mean time between tokens of a request.") \
+    X(ITL, "spin_inter_token_latency_seconds", NULL, HISTOGRAM, \
+      "Time between two tokens of a request.") \
     X(QUEUE, "spin_queue_seconds", NULL, HISTOGRAM, "Submitted to first scheduled.") \
     X(E2E, "spin_request_seconds", NULL, HISTOGRAM, "Submitted to finished.") \
     X(STEP, "spin_decode_step_seconds", NULL, HISTOGRAM, "One decode step of the batch.")
 
 #define SPIN_ENGINE_METRIC_ENUM(id, name, labels, kind, help) SPIN_ENGINE_METRIC_##id,
-enum spin_engine_metric { SPIN_ENGINE_METRIC_MAP(SPIN_ENGINE_METRIC_ENUM) SPIN_ENGINE_METRIC_COUNT };
+enum spin_engine_metric {
+    SPIN_ENGINE_METRIC_MAP(SPIN_ENGINE_METRIC_ENUM) SPIN_ENGINE_METRIC_COUNT
+};
 #undef SPIN_ENGINE_METRIC_ENUM
 
 extern const struct spin_metric spin_engine_metrics[SPIN_ENGINE_METRIC_COUNT];

@@ -17,6 +17,8 @@ SPIN_BEGIN_DECLS
 #define SPIN_STOP_TOKENS_MAX 32u
 #define SPIN_LOGIT_BIAS_MAX 1024u
 #define SPIN_TOP_LOGPROBS_MAX 20u
+#define SPIN_TEMPERATURE_MAX 100.0    /* beyond it a draw is uniform for all that matters */
+#define SPIN_LOGIT_BIAS_ABS_MAX 100.0 /* OpenAI's limit: bans or forces a token */
 
 struct spin_logit_bias {
     int32_t token;
@@ -25,7 +27,7 @@ struct spin_logit_bias {
 
 /* How the next token is drawn from logits; every field of the Sampling message. */
 struct spin_sampling {
-    float temperature;        /* 0: greedy; ties go to the lowest id */
+    float temperature;        /* [0, 100]; 0: greedy; ties go to the lowest id */
     float top_p;              /* (0, 1]; 1: off */
     uint32_t top_k;           /* 0: off */
     float min_p;              /* [0, 1]; 0: off */
@@ -79,7 +81,8 @@ struct spin_finish {
 
 struct spin_sink {
     void *context;
-    /* A prompt token's logprob (prompt_logprobs), in order, before the first token. */
+    /* A prompt token's logprob (prompt_logprobs), in order, before the first token. The very first has
+     * nothing before it: its logprob is NaN, without alternatives. */
     void (*prompt_token)(void *context, const struct spin_sampled *token);
     void (*token)(void *context, const struct spin_sampled *token);
     /* Exactly once, last, for every request whose submit returned OK. */
@@ -89,7 +92,7 @@ struct spin_sink {
 struct spin_request {
     char id[SPIN_REQUEST_ID_BYTES]; /* for logs; NUL-terminated */
     const int32_t *prompt;
-    uint32_t prompt_count; /* >= 1 */
+    uint32_t prompt_count;  /* >= 1 */
     const int32_t *resumed; /* generated before, elsewhere: part of the context, not emitted (D1) */
     uint32_t resumed_count;
     struct spin_sampling sampling;

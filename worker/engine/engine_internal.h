@@ -1,0 +1,108 @@
+/* engine_internal: what the files of the engine share: engine.c (life), engine_submit.c (the caller's
+ * side), engine_step.c (the engine's thread), engine_emit.c (tokens and endings).
+ *
+ * Ownership  The engine owns everything here but model, clock and metrics. A job belongs to the thread
+ *            that entered with its ticket until it is pushed into the inbox, then to the engine's thread
+ *            until its place is released.
+ * Threading  door and load: any thread. inbox: pushed from any thread. Everything else: the engine's
+ *            thread, once it runs. */
+#pragma once
+
+#include "base/ring.h"
+#include "worker/engine/door.h"
+#include "worker/engine/engine.h"
+#include "worker/engine/forward.h"
+#include "worker/engine/load.h"
+#include "worker/engine/metrics.h"
+#include "worker/engine/sampler.h"
+#include "worker/engine/scheduler.h"
+
+#include <pthread.h>
+
+SPIN_BEGIN_DECLS
+
+/* A request from submit to finish. */
+struct spin_job {
+    uint64_t ticket;
+    struct spin_request request; /* prompt, resumed: NULL; its other pointers lead into this job */
+    struct spin_logit_bias logit_bias[SPIN_LOGIT_BIAS_MAX];
+    int32_t stop_tokens[SPIN_STOP_TOKENS_MAX];
+    int32_t *tokens;       /* [max_model_len]: prompt, resumed, generated */
+    uint32_t known_tokens; /* how many of them there are */
+    uint32_t prompt_told;  /* prompt tokens that the sink knows already */
+    uint32_t drawn;        /* tokens that the sink knows */
+
+    bool admitted; /* at least once */
+    spin_kv_seq seq;
+    uint32_t preemptions;
+    uint64_t submitted_ns;
+    uint64_t admitted_ns;
+    uint64_t prefilled_ns; /* when the first token was drawn, emitted or not; 0: not yet */
+    uint64_t token_ns;     /* of the latest token; the first one's while drawn == 1 */
+    uint64_t first_token_ns;
+
+    int32_t stop_token;
+    spin_status status; /* ERROR: why */
+};
+
+struct spin_engine {
+    struct spin_engine_config config; /* in force */
+    const struct spin_model *model;
+    const struct spin_clock *clock;
+    struct spin_metrics *metrics; /* NULL: nobody counts */
+    uint32_t requests_max;
+
+    struct spin_door *door;
+    struct spin_ring *inbox; /* of struct spin_job */
+    struct spin_load_board *board;
+    pthread_t thread;
+    bool started;
+    bool stopped;
+
+    struct spin_stream *stream;
+    struct spin_kv *kv;
+    struct spin_forward *forward;
+    struct spin_scheduler *scheduler;
+    struct spin_sampler_scratch *sampler;
+    struct spin_grid grid;
+    uint32_t prefill_slots;
+    uint32_t logits_rows;                  /* of one lm_head product */
+    float *hidden[SPIN_PREFILL_SLOTS_MAX]; /* [super_chunk_tokens][hidden] each */
+    struct spin_job *jobs;                 /* [requests_max] */
+    int32_t *tokens;                       /* [requests_max][max_model_len] */
+    struct spin_forward_step *steps;       /* [max_num_seqs] */
+    struct spin_engine_load load;
+};
+
+/* The body of the engine's thread: returns when the engine was stopped and every sink has been told. */
+void spin_engine_run(struct spin_engine *engine);
+
+/* engine_emit.c */
+
+/* Draws the job's next token from its logits: emitted, or the end of the job. */
+void spin_engine_draw(struct spin_engine *engine, struct spin_job *job, const float *logits,
+                      uint64_t now_ns);
+/* Tells the prompt tokens that the rows of a finished chunk predict. */
+SPIN_MUST_USE spin_status spin_engine_tell_prompt(struct spin_engine *engine, struct spin_job *job,
+                                                  const struct spin_unit *unit,
+                                                  const float *hidden);
+/* Tells the sink the end, frees the job's place. Its sequence is closed. */
+void spin_engine_finish(struct spin_engine *engine, struct spin_job *job,
+                        enum spin_finish_reason reason);
+
+static inline uint32_t spin_job_index(const struct spin_job *job)
+{
+    return spin_ticket_index(job->ticket);
+}
+
+static inline uint32_t spin_job_tokens_max(const struct spin_job *job)
+{
+    return job->request.prompt_count + job->request.max_tokens;
+}
+
+void spin_engine_count(struct spin_engine *engine, enum spin_engine_metric metric, uint64_t amount);
+void spin_engine_gauge(struct spin_engine *engine, enum spin_engine_metric metric, double value);
+void spin_engine_observe_ns(struct spin_engine *engine, enum spin_engine_metric metric,
+                            uint64_t elapsed_ns);
+
+SPIN_END_DECLS

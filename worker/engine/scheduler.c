@@ -1,0 +1,490 @@
+#include "worker/engine/scheduler.h"
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/list.h"
+#include "kvstore/block/layout.h"
+
+#include <stdlib.h>
+
+#define NO_SLOT UINT32_MAX
+
+enum state { FREE, WAITING, PREFILL, RUNNING, ENDED };
+
+struct request {
+    struct spin_link link; /* in waiting, in flight or in ended */
+    enum state state;
+    uint64_t order; /* of arrival */
+    uint32_t known_tokens;
+    uint32_t tokens_max;
+    uint64_t deadline_ns;
+    struct spin_cursor cursor; /* PREFILL */
+    uint32_t slot;             /* PREFILL */
+    uint32_t blocks_held;      /* in flight */
+    uint32_t blocks_claimed;   /* in flight; >= blocks_held */
+    uint32_t overtaken;        /* how often somebody was admitted before it, out of turn */
+    bool preempted;            /* at least once */
+    bool held;                 /* ENDED: it ended in flight */
+    enum spin_finish_reason reason;
+};
+
+struct spin_scheduler {
+    struct spin_scheduler_config config;
+    struct request *requests; /* [requests_max] */
+    uint32_t *batch;          /* [max_num_seqs] */
+    struct spin_list waiting; /* by order */
+    struct spin_list flight;  /* by order: the youngest is the last */
+    struct spin_list ended;
+    uint64_t orders;
+    uint64_t deadline_ns; /* nobody's is earlier */
+    bool slot_used[SPIN_PREFILL_SLOTS_MAX];
+    uint32_t slots_free;
+    uint32_t running;
+    uint64_t blocks_held;
+    uint64_t blocks_claimed; /* may be more than there are: overcommitted */
+    int64_t budget;          /* token-layers of prefill left before the next decode step */
+    bool oldest_next;        /* whose turn the next unit is */
+    uint64_t waiting_tokens;
+    uint64_t preemptions;
+};
+
+static uint32_t blocks_for(uint64_t tokens)
+{
+    return (uint32_t)((tokens + SPIN_BLOCK_TOKENS - 1) / SPIN_BLOCK_TOKENS);
+}
+
+static struct request *from_link(struct spin_link *link)
+{
+    return link == NULL ? NULL : SPIN_CONTAINER_OF(link, struct request, link);
+}
+
+static uint32_t index_of(const struct spin_scheduler *scheduler, const struct request *request)
+{
+    return (uint32_t)(request - scheduler->requests);
+}
+
+static struct request *get_request(struct spin_scheduler *scheduler, uint32_t index)
+{
+    SPIN_ASSERT_LT(index, scheduler->config.requests_max);
+    SPIN_ASSERT(scheduler->requests[index].state != FREE);
+    return &scheduler->requests[index];
+}
+
+spin_status spin_scheduler_create(const struct spin_scheduler_config *config,
+                                  struct spin_scheduler **out, struct spin_error *err)
+{
+    SPIN_ASSERT_GE(config->requests_max, 1);
+    SPIN_ASSERT_GE(config->max_num_seqs, 1);
+    SPIN_ASSERT_GE(config->max_num_batched_tokens, 1);
+    SPIN_ASSERT_GE(config->prefill_slots, 1);
+    SPIN_ASSERT_LE(config->prefill_slots, SPIN_PREFILL_SLOTS_MAX);
+    struct spin_scheduler *scheduler = calloc(1, sizeof *scheduler);
+    if (scheduler == NULL) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "scheduler: %zu bytes", sizeof *scheduler);
+    }
+    scheduler->config = *config;
+    scheduler->requests = calloc(config->requests_max, sizeof *scheduler->requests);
+    scheduler->batch = calloc(config->max_num_seqs, sizeof *scheduler->batch);
+    if (scheduler->requests == NULL || scheduler->batch == NULL) {
+        spin_scheduler_destroy(scheduler);
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "scheduler: %u requests", config->requests_max);
+    }
+    spin_list_init(&scheduler->waiting);
+    spin_list_init(&scheduler->flight);
+    spin_list_init(&scheduler->ended);
+    scheduler->deadline_ns = SPIN_NO_DEADLINE;
+    scheduler->slots_free = config->prefill_slots;
+    *out = scheduler;
+    return SPIN_OK;
+}
+
+void spin_scheduler_destroy(struct spin_scheduler *scheduler)
+{
+    if (scheduler == NULL) {
+        return;
+    }
+    free(scheduler->requests);
+    free(scheduler->batch);
+    free(scheduler);
+}
+
+/* Keeps the list sorted by order. Almost everybody belongs near one end, where the walk starts. */
+static void insert_waiting(struct spin_scheduler *scheduler, struct request *request)
+{
+    struct spin_list *list = &scheduler->waiting;
+    const struct request *last = from_link(spin_list_last(list));
+    scheduler->waiting_tokens += request->known_tokens;
+    request->state = WAITING;
+    if (last == NULL || last->order < request->order) {
+        spin_list_push_back(list, &request->link);
+        return;
+    }
+    struct spin_link *before = spin_list_first(list);
+    while (from_link(before)->order < request->order) {
+        before = spin_list_next(list, before);
+    }
+    spin_list_insert_before(list, before, &request->link);
+}
+
+static void insert_flight(struct spin_scheduler *scheduler, struct request *request)
+{
+    struct spin_list *list = &scheduler->flight;
+    SPIN_LIST_FOREACH (list, link) {
+        if (from_link(link)->order > request->order) {
+            spin_list_insert_before(list, link, &request->link);
+            return;
+        }
+    }
+    spin_list_push_back(list, &request->link);
+}
+
+static void remove_waiting(struct spin_scheduler *scheduler, struct request *request)
+{
+    SPIN_ASSERT_EQ(request->state, WAITING);
+    spin_list_remove(&scheduler->waiting, &request->link);
+    SPIN_ASSERT_GE(scheduler->waiting_tokens, request->known_tokens);
+    scheduler->waiting_tokens -= request->known_tokens;
+}
+
+static void release_slot(struct spin_scheduler *scheduler, struct request *request)
+{
+    SPIN_ASSERT_EQ(request->state, PREFILL);
+    SPIN_ASSERT(scheduler->slot_used[request->slot]);
+    scheduler->slot_used[request->slot] = false;
+    scheduler->slots_free++;
+    request->slot = NO_SLOT;
+}
+
+/* Gives back slot, blocks and claim. */
+static void remove_flight(struct spin_scheduler *scheduler, struct request *request)
+{
+    if (request->state == PREFILL) {
+        release_slot(scheduler, request);
+    } else {
+        SPIN_ASSERT_EQ(request->state, RUNNING);
+        SPIN_ASSERT_GT(scheduler->running, 0);
+        scheduler->running--;
+    }
+    SPIN_ASSERT_GE(scheduler->blocks_held, request->blocks_held);
+    SPIN_ASSERT_GE(scheduler->blocks_claimed, request->blocks_claimed);
+    scheduler->blocks_held -= request->blocks_held;
+    scheduler->blocks_claimed -= request->blocks_claimed;
+    request->blocks_held = 0;
+    request->blocks_claimed = 0;
+    spin_list_remove(&scheduler->flight, &request->link);
+}
+
+void spin_scheduler_submit(struct spin_scheduler *scheduler,
+                           const struct spin_scheduler_request *request)
+{
+    SPIN_ASSERT_LT(request->index, scheduler->config.requests_max);
+    SPIN_ASSERT_GE(request->known_tokens, 1);
+    SPIN_ASSERT_LE(request->known_tokens, request->tokens_max);
+    SPIN_ASSERT_LE(blocks_for(request->tokens_max), scheduler->config.kv_blocks);
+    struct request *own = &scheduler->requests[request->index];
+    SPIN_ASSERT_EQ(own->state, FREE);
+    *own = (struct request){.order = scheduler->orders++,
+                            .known_tokens = request->known_tokens,
+                            .tokens_max = request->tokens_max,
+                            .deadline_ns = request->deadline_ns,
+                            .slot = NO_SLOT};
+    scheduler->deadline_ns = SPIN_MIN(scheduler->deadline_ns, own->deadline_ns);
+    insert_waiting(scheduler, own);
+    if (own->known_tokens == own->tokens_max && !request->score) {
+        spin_scheduler_end(scheduler, request->index, SPIN_FINISH_LENGTH);
+    }
+}
+
+void spin_scheduler_end(struct spin_scheduler *scheduler, uint32_t request,
+                        enum spin_finish_reason reason)
+{
+    struct request *own = get_request(scheduler, request);
+    if (own->state == ENDED) {
+        return;
+    }
+    own->held = own->state != WAITING;
+    if (own->held) {
+        remove_flight(scheduler, own);
+    } else {
+        remove_waiting(scheduler, own);
+    }
+    own->state = ENDED;
+    own->reason = reason;
+    spin_list_push_back(&scheduler->ended, &own->link);
+}
+
+bool spin_scheduler_unit_done(struct spin_scheduler *scheduler, uint32_t request)
+{
+    struct request *own = get_request(scheduler, request);
+    SPIN_ASSERT_EQ(own->state, PREFILL);
+    scheduler->budget -= own->cursor.unit.end - own->cursor.unit.begin;
+    spin_cursor_advance(&scheduler->config.grid, &own->cursor);
+    if (!spin_cursor_done(&own->cursor)) {
+        return false;
+    }
+    release_slot(scheduler, own);
+    own->state = RUNNING;
+    scheduler->running++;
+    if (own->known_tokens == own->tokens_max) {
+        spin_scheduler_end(scheduler, request, SPIN_FINISH_LENGTH);
+    }
+    return true;
+}
+
+void spin_scheduler_token(struct spin_scheduler *scheduler, uint32_t request)
+{
+    struct request *own = get_request(scheduler, request);
+    SPIN_ASSERT_EQ(own->state, RUNNING);
+    SPIN_ASSERT_LT(own->known_tokens, own->tokens_max);
+    own->known_tokens++;
+    if (own->known_tokens == own->tokens_max) {
+        spin_scheduler_end(scheduler, request, SPIN_FINISH_LENGTH);
+        return;
+    }
+    /* Growing past the claim is the overcommitment: whoever was preempted for it must not come back
+     * before there is room for both. */
+    const uint32_t needed = blocks_for(own->known_tokens);
+    if (needed > own->blocks_claimed) {
+        scheduler->blocks_claimed += needed - own->blocks_claimed;
+        own->blocks_claimed = needed;
+    }
+}
+
+static void expire_list(struct spin_scheduler *scheduler, struct spin_list *list, uint64_t now_ns)
+{
+    struct spin_link *link = spin_list_first(list);
+    while (link != NULL) {
+        struct request *request = from_link(link);
+        link = spin_list_next(list, link);
+        if (request->deadline_ns <= now_ns) {
+            spin_scheduler_end(scheduler, index_of(scheduler, request), SPIN_FINISH_DEADLINE);
+        } else {
+            scheduler->deadline_ns = SPIN_MIN(scheduler->deadline_ns, request->deadline_ns);
+        }
+    }
+}
+
+/* Walks all requests only when somebody's deadline may have come. */
+static void expire(struct spin_scheduler *scheduler, uint64_t now_ns)
+{
+    if (now_ns < scheduler->deadline_ns) {
+        return;
+    }
+    scheduler->deadline_ns = SPIN_NO_DEADLINE;
+    expire_list(scheduler, &scheduler->waiting, now_ns);
+    expire_list(scheduler, &scheduler->flight, now_ns);
+}
+
+static uint32_t claim_of(const struct spin_scheduler *scheduler, const struct request *request)
+{
+    const uint64_t expected =
+        (uint64_t)request->known_tokens + scheduler->config.output_expected_tokens;
+    const bool all = request->preempted || expected > request->tokens_max;
+    return blocks_for(all ? request->tokens_max : expected);
+}
+
+/* Who is admitted next, or NULL: see Admission in the header. */
+static struct request *pick_admission(struct spin_scheduler *scheduler)
+{
+    const struct spin_scheduler_config *config = &scheduler->config;
+    if (scheduler->flight.count == config->max_num_seqs || scheduler->slots_free == 0) {
+        return NULL;
+    }
+    const bool short_only = scheduler->slots_free == 1 && config->prefill_slots > 1;
+    SPIN_LIST_FOREACH (&scheduler->waiting, link) {
+        struct request *request = from_link(link);
+        if (!short_only || request->known_tokens <= config->grid.super_chunk_tokens) {
+            const uint64_t claimed = scheduler->blocks_claimed + claim_of(scheduler, request);
+            return claimed <= config->kv_blocks ? request : NULL;
+        }
+        if (request->overtaken == SPIN_OVERTAKEN_MAX) {
+            return NULL;
+        }
+    }
+    return NULL;
+}
+
+static uint32_t take_slot(struct spin_scheduler *scheduler)
+{
+    SPIN_ASSERT_GT(scheduler->slots_free, 0);
+    scheduler->slots_free--;
+    uint32_t slot = 0;
+    while (scheduler->slot_used[slot]) {
+        slot++;
+    }
+    SPIN_ASSERT_LT(slot, scheduler->config.prefill_slots);
+    scheduler->slot_used[slot] = true;
+    return slot;
+}
+
+static void hold_blocks(struct spin_scheduler *scheduler, struct request *request, uint32_t blocks)
+{
+    SPIN_ASSERT_LE(blocks, request->blocks_claimed);
+    if (blocks > request->blocks_held) {
+        scheduler->blocks_held += blocks - request->blocks_held;
+        request->blocks_held = blocks;
+    }
+    SPIN_ASSERT_LE(scheduler->blocks_held, scheduler->config.kv_blocks);
+}
+
+static bool try_admit(struct spin_scheduler *scheduler, struct spin_command *out)
+{
+    struct request *request = pick_admission(scheduler);
+    if (request == NULL) {
+        return false;
+    }
+    SPIN_LIST_FOREACH (&scheduler->waiting, link) {
+        if (link == &request->link) {
+            break;
+        }
+        from_link(link)->overtaken++;
+    }
+    remove_waiting(scheduler, request);
+    insert_flight(scheduler, request);
+    request->state = PREFILL;
+    request->slot = take_slot(scheduler);
+    request->cursor = spin_cursor_start(&scheduler->config.grid, request->known_tokens);
+    request->blocks_claimed = claim_of(scheduler, request);
+    scheduler->blocks_claimed += request->blocks_claimed;
+    hold_blocks(scheduler, request, blocks_for(request->known_tokens));
+    *out = (struct spin_command){.kind = SPIN_COMMAND_ADMIT,
+                                 .request = index_of(scheduler, request),
+                                 .slot = request->slot,
+                                 .tokens = request->known_tokens};
+    return true;
+}
+
+/* Blocks that the running ones lack for a step. */
+static uint64_t lacking_blocks(const struct spin_scheduler *scheduler)
+{
+    uint64_t lacking = 0;
+    SPIN_LIST_FOREACH (&scheduler->flight, link) {
+        const struct request *request = from_link(link);
+        const uint32_t needed = blocks_for(request->known_tokens);
+        if (request->state == RUNNING && needed > request->blocks_held) {
+            lacking += needed - request->blocks_held;
+        }
+    }
+    return lacking;
+}
+
+static void preempt_youngest(struct spin_scheduler *scheduler, struct spin_command *out)
+{
+    struct request *request = from_link(spin_list_last(&scheduler->flight));
+    SPIN_ASSERT_GT(scheduler->flight.count, 1); /* one alone always fits */
+    remove_flight(scheduler, request);
+    request->preempted = true;
+    insert_waiting(scheduler, request);
+    scheduler->preemptions++;
+    *out = (struct spin_command){.kind = SPIN_COMMAND_PREEMPT,
+                                 .request = index_of(scheduler, request)};
+}
+
+static void decode(struct spin_scheduler *scheduler, struct spin_command *out)
+{
+    if (lacking_blocks(scheduler) > scheduler->config.kv_blocks - scheduler->blocks_held) {
+        preempt_youngest(scheduler, out);
+        return;
+    }
+    uint32_t count = 0;
+    SPIN_LIST_FOREACH (&scheduler->flight, link) {
+        struct request *request = from_link(link);
+        if (request->state == RUNNING) {
+            hold_blocks(scheduler, request, blocks_for(request->known_tokens));
+            scheduler->batch[count++] = index_of(scheduler, request);
+        }
+    }
+    SPIN_ASSERT_EQ(count, scheduler->running);
+    scheduler->budget =
+        (int64_t)scheduler->config.max_num_batched_tokens * scheduler->config.grid.layers;
+    *out = (struct spin_command){
+        .kind = SPIN_COMMAND_DECODE, .batch = scheduler->batch, .batch_count = count};
+}
+
+static void prefill(struct spin_scheduler *scheduler, struct spin_command *out)
+{
+    const struct spin_grid *grid = &scheduler->config.grid;
+    const struct request *oldest = NULL;
+    const struct request *shortest = NULL;
+    uint64_t least = UINT64_MAX;
+    SPIN_LIST_FOREACH (&scheduler->flight, link) {
+        const struct request *request = from_link(link);
+        if (request->state != PREFILL) {
+            continue;
+        }
+        oldest = oldest == NULL ? request : oldest;
+        const uint64_t remaining = spin_cursor_remaining(grid, &request->cursor);
+        if (remaining < least) {
+            least = remaining;
+            shortest = request;
+        }
+    }
+    SPIN_ASSERT(oldest != NULL);
+    const struct request *chosen = scheduler->oldest_next ? oldest : shortest;
+    scheduler->oldest_next = !scheduler->oldest_next;
+    *out = (struct spin_command){.kind = SPIN_COMMAND_PREFILL,
+                                 .request = index_of(scheduler, chosen),
+                                 .slot = chosen->slot,
+                                 .unit = chosen->cursor.unit};
+}
+
+static void finish(struct spin_scheduler *scheduler, struct spin_command *out)
+{
+    struct request *request = from_link(spin_list_first(&scheduler->ended));
+    SPIN_ASSERT_EQ(request->state, ENDED);
+    spin_list_remove(&scheduler->ended, &request->link);
+    request->state = FREE;
+    *out = (struct spin_command){.kind = SPIN_COMMAND_FINISH,
+                                 .request = index_of(scheduler, request),
+                                 .reason = request->reason,
+                                 .held = request->held};
+}
+
+bool spin_scheduler_knows(const struct spin_scheduler *scheduler, uint32_t request)
+{
+    SPIN_ASSERT_LT(request, scheduler->config.requests_max);
+    return scheduler->requests[request].state != FREE;
+}
+
+void spin_scheduler_next(struct spin_scheduler *scheduler, uint64_t now_ns,
+                         struct spin_command *out)
+{
+    expire(scheduler, now_ns);
+    if (scheduler->ended.count > 0) {
+        finish(scheduler, out);
+        return;
+    }
+    if (try_admit(scheduler, out)) {
+        return;
+    }
+    const bool prefilling = scheduler->flight.count > scheduler->running;
+    if (scheduler->running > 0 && (!prefilling || scheduler->budget <= 0)) {
+        decode(scheduler, out);
+    } else if (prefilling) {
+        prefill(scheduler, out);
+    } else {
+        /* Whoever waits is admitted when nobody is in flight, so nobody waits for ever. */
+        SPIN_ASSERT_EQ(scheduler->waiting.count, 0);
+        *out = (struct spin_command){.kind = SPIN_COMMAND_IDLE};
+    }
+}
+
+void spin_scheduler_get_stats(const struct spin_scheduler *scheduler,
+                              struct spin_scheduler_stats *out)
+{
+    uint64_t token_layers = 0;
+    SPIN_LIST_FOREACH (&scheduler->flight, link) {
+        const struct request *request = from_link(link);
+        if (request->state == PREFILL) {
+            token_layers += spin_cursor_remaining(&scheduler->config.grid, &request->cursor);
+        }
+    }
+    *out = (struct spin_scheduler_stats){.waiting = scheduler->waiting.count,
+                                         .in_flight = scheduler->flight.count,
+                                         .prefilling = scheduler->flight.count - scheduler->running,
+                                         .blocks_held = (uint32_t)scheduler->blocks_held,
+                                         .waiting_tokens = scheduler->waiting_tokens,
+                                         .prefill_tokens =
+                                             token_layers / scheduler->config.grid.layers,
+                                         .preemptions = scheduler->preemptions};
+}
