@@ -40,8 +40,8 @@ def assigned():
 def of_every_block():
     """Neighbours run together, and each of them between letters, digits and spaces."""
     points = list(assigned())
-    for begin in range(0, len(points), 16):
-        group = points[begin:begin + 16]
+    for begin in range(0, len(points), 24):
+        group = points[begin:begin + 24]
         yield "".join(group)
         yield "".join(f"a{c}{c} {c}1{c}\n{c}'s{c} " for c in group[::2])
         yield " ".join(group[1::2]) + "  " + "\n".join(group[1::2])

@@ -5,6 +5,7 @@ defines them. Ours runs from a GGUF that names the family and from the package's
 tokenizer.json; both must give the same ids for every string, and decode them to the text."""
 
 import os
+import random
 import struct
 import subprocess
 import unicodedata
@@ -85,6 +86,21 @@ def write_gguf(path, vocabulary, family):
     writer.close()
 
 
+def reference_ids(made, corpus):
+    """The package's ids. Its normalizer knows fewer combining marks than Unicode 14 has: where it differs
+    from Python's, the package gets the text in Python's normal form."""
+    if made.normalizer is not None:
+        forms = [unicodedata.normalize("NFC", t) for t in corpus]
+        differ = [i for i, t in enumerate(corpus) if made.normalizer.normalize_str(t) != forms[i]]
+        assert len(differ) < 50, [corpus[i] for i in differ]
+        assert not any(a in corpus[i] for i in differ for a in ADDED + texts.SPECIAL)
+        corpus = list(corpus)
+        for i in differ:
+            corpus[i] = forms[i]
+            assert made.normalizer.normalize_str(forms[i]) == forms[i]
+    return [e.ids for e in made.encode_batch_fast(corpus)]
+
+
 def ask(source, operation, payloads):
     """The tool's answers: lists of ids, or bytes."""
     size = 1 if operation in "es" else 4
@@ -114,7 +130,7 @@ def family(request, vocabulary, corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     write_gguf(folder / "model.gguf", vocabulary, request.param)
     made.save(str(folder / "tokenizer.json"))
-    ids = [e.ids for e in made.encode_batch_fast(corpus)]
+    ids = reference_ids(made, corpus)
     return request.param, made, ids, [folder / "model.gguf", folder]
 
 
@@ -128,7 +144,7 @@ def test_ids_with_special_tokens_as_text(family):
     _, made, _, sources = family
     corpus = list(texts.with_special(4, 1500)) + list(texts.mixed(5, 500))
     made.encode_special_tokens = True
-    ids = [e.ids for e in made.encode_batch_fast(corpus)]
+    ids = reference_ids(made, corpus)
     made.encode_special_tokens = False
     for source in sources:
         expect_equal(source, corpus, ids, "e")
@@ -139,7 +155,7 @@ def test_decode_gives_the_text_back(family, vocabulary, corpus):
     name, made, ids, sources = family
     form = (lambda t: unicodedata.normalize("NFC", t)) if name == "qwen2" else (lambda t: t)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    missing = alphabet - set(vocabulary.tokens)
+    missing = set(alphabet) - set(vocabulary.tokens)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     spelled = [form(t) for t in corpus]
     whole = [i for i, t in enumerate(spelled)
@@ -153,7 +169,6 @@ def test_decode_gives_the_text_back(family, vocabulary, corpus):
 
 def test_decode_equals_the_package_on_random_ids(family, vocabulary):
     """Any ids at all: halves of characters become the same replacement characters."""
-    import random
     _, made, _, sources = family
     rng = random.Random(11)
     normal = [i for i, kind in enumerate(vocabulary.types) if kind == gguf.TokenType.NORMAL]
@@ -175,7 +190,6 @@ def test_special_tokens_are_left_out_on_request(family, vocabulary):
 
 def test_invalid_utf8_is_replaced_as_python_does(family):
     """Python's errors="replace" follows the same rule: one U+FFFD per maximal subpart."""
-    import random
     _, made, _, sources = family
     rng = random.Random(13)
     leads = [0xC0, 0xC2, 0xDF, 0xE0, 0xE1, 0xED, 0xEF, 0xF0, 0xF1, 0xF4, 0xF5, 0xFF, 0x80, 0x9F, 0xA0,
@@ -189,6 +203,6 @@ def test_the_demo_model_itself(vocabulary, corpus):
     """As it is published: no added tokens but its own."""
     made = reference(vocabulary, "smollm")
     some = corpus[::7]
-    ids = [e.ids for e in made.encode_batch_fast(some)]
+    ids = reference_ids(made, some)
     unaffected = [i for i, t in enumerate(some) if not any(a in t for a in ADDED)]
     expect_equal(MODEL, [some[i] for i in unaffected], [ids[i] for i in unaffected], "s")
