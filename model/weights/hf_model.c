@@ -57,15 +57,19 @@ static const struct shard_reader *find_shard(const struct hf_source *source, con
 static spin_status find_tensor(void *context, const struct spin_tensor_request *request,
                                struct spin_tensor_view *out, struct spin_error *err)
 {
-    const struct shard_reader *shard = find_shard(context, request->name);
+    const struct hf_source *source = context;
+    const struct shard_reader *shard = find_shard(source, request->name);
     if (shard == NULL) {
         return SPIN_ERR_NOT_FOUND;
     }
     const struct spin_safetensors_tensor *tensor =
         spin_safetensors_find(shard->safetensors, request->name);
+    if (tensor == NULL && source->weight_map != NULL) {
+        return spin_fail(err, SPIN_ERR_CORRUPT, "tensor '%s' is not in %.80s, as the index says",
+                         request->name, shard->name);
+    }
     if (tensor == NULL) {
-        return spin_fail(err, SPIN_ERR_CORRUPT, "tensor '%s' is not in %.80s", request->name,
-                         shard->name);
+        return SPIN_ERR_NOT_FOUND;
     }
     const bool is_vector = tensor->dim_count == 1;
     out->dtype = tensor->dtype;
