@@ -13,7 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* cmocka needs what is above. */
+/* clang-format off */
 #include <cmocka.h>
+/* clang-format on */
 
 /* Fails with the error's text when the call did not succeed. */
 #define SPIN_EXPECT_OK(expr, err) \
@@ -33,6 +36,10 @@
                      spin_status_name(wanted)); \
         } \
     } while (0)
+
+/* True when `function` ends the process by an assertion whose line contains `text`. It runs in a
+ * child of its own, so nothing it does is seen here. */
+bool spin_test_dies(void (*function)(void *), void *argument, const char *text);
 
 /* ||a - b|| / ||b||, in double; infinite when a is not finite. */
 double spin_test_relative_l2(const float *a, const float *b, uint64_t count);

@@ -32,7 +32,7 @@ struct seeds {
 __attribute__((noreturn)) static void give_up(const char *what, const char *why)
 {
     (void)fprintf(stderr, "%s: %s\n", what, why);
-    exit(2); /* NOLINT(concurrency-mt-unsafe): one thread */
+    exit(2);
 }
 
 static void add_seed(struct seeds *seeds, const char *path)
