@@ -1,0 +1,144 @@
+#include "worker/service/options.h"
+
+#include "kvstore/block/layout.h"
+
+enum ops_choice { OPS_AUTO, OPS_CPU, OPS_REF };
+
+#define FIELD(name) .offset = offsetof(struct spin_worker_options, name)
+#define NO_RANGE .min = 0, .max = -1
+
+static const struct spin_option options[] = {
+    {.name = "model",
+     .type = SPIN_OPTION_STRING,
+     FIELD(model),
+     .required = true,
+     NO_RANGE,
+     .help = "The model: a .gguf file, a folder with config.json and *.safetensors, or "
+             "random:<shape>."},
+    {.name = "served-model-name",
+     .type = SPIN_OPTION_STRING,
+     FIELD(served_model_name),
+     NO_RANGE,
+     .help = "The name that clients know the model by; without it the model's own."},
+    {.name = "listen",
+     .type = SPIN_OPTION_STRING,
+     FIELD(listen),
+     .default_value = "127.0.0.1:9100",
+     NO_RANGE,
+     .help = "host:port of the gRPC service; port 0 takes any free one."},
+    {.name = "port-file",
+     .type = SPIN_OPTION_STRING,
+     FIELD(port_file),
+     NO_RANGE,
+     .help = "A file to write host:port to when the worker is ready, for scripts."},
+    {.name = "max-model-len",
+     .type = SPIN_OPTION_U32,
+     FIELD(max_model_len),
+     .default_value = "0",
+     .min = 0,
+     .max = SPIN_CONTEXT_MAX,
+     .unit = "tokens",
+     .help = "Longest sequence, prompt and output together; 0: what the model was made for."},
+    {.name = "max-num-seqs",
+     .type = SPIN_OPTION_U32,
+     FIELD(max_num_seqs),
+     .default_value = "32",
+     .min = 1,
+     .max = 1024,
+     .help = "Sequences that run at once."},
+    {.name = "max-num-batched-tokens",
+     .type = SPIN_OPTION_U32,
+     FIELD(max_num_batched_tokens),
+     .default_value = "256",
+     .min = 1,
+     .max = 1 << 20,
+     .unit = "tokens",
+     .help = "Prompt tokens, all layers, that may run between two decode steps."},
+    {.name = "super-chunk-tokens",
+     .type = SPIN_OPTION_U32,
+     FIELD(super_chunk_tokens),
+     .default_value = "2048",
+     .min = SPIN_BLOCK_TOKENS,
+     .max = 1 << 20,
+     .unit = "tokens",
+     .help = "Part of a prompt that goes through all layers before the next; a multiple of 128."},
+    {.name = "prefill-chunk-tokens",
+     .type = SPIN_OPTION_U32,
+     FIELD(prefill_chunk_tokens),
+     .default_value = "128",
+     .min = 1,
+     .max = 1 << 16,
+     .unit = "tokens",
+     .help = "Rows of one prefill unit; cancels and deadlines act between units."},
+    {.name = "max-waiting",
+     .type = SPIN_OPTION_U32,
+     FIELD(max_waiting),
+     .default_value = "256",
+     .min = 1,
+     .max = 32768,
+     .help = "Requests that may wait for a place; more are refused."},
+    {.name = "threads",
+     .type = SPIN_OPTION_U32,
+     FIELD(threads),
+     .default_value = "0",
+     .min = 0,
+     .max = 1024,
+     .help = "Compute threads; 0: one per core."},
+    {.name = "kv-hbm-bytes",
+     .type = SPIN_OPTION_BYTES,
+     FIELD(kv_hbm_bytes),
+     .default_value = "0",
+     NO_RANGE,
+     .help = "The pool of KV pages; 0: room for max-num-seqs sequences or a quarter of the "
+             "memory, the smaller."},
+    {.name = "ops",
+     .type = SPIN_OPTION_CHOICE,
+     FIELD(ops),
+     .default_value = "auto",
+     .choices = "auto,cpu,ref",
+     NO_RANGE,
+     .help = "The table of operations: cpu is fast (AVX2), ref is the slow oracle, auto is the "
+             "best that this machine runs."},
+    {.name = "log-level",
+     .type = SPIN_OPTION_CHOICE,
+     FIELD(log_level),
+     .default_value = "info",
+     .choices = "error,warn,info,debug,trace", /* the order of enum spin_log_level */
+     NO_RANGE,
+     .help = "How much is written to standard error."},
+    {.name = "shutdown-grace",
+     .type = SPIN_OPTION_DURATION,
+     FIELD(shutdown_grace_ns),
+     .default_value = "30s",
+     NO_RANGE,
+     .help = "How long running streams may go on after SIGTERM; a second signal ends at once."},
+};
+
+const struct spin_config_spec spin_worker_config_spec = {
+    .program = "spin-worker",
+    .synopsis = "",
+    .about = "Runs one model on this machine and serves it as gRPC spin.v1.Worker.",
+    .options = options,
+    .option_count = SPIN_ARRAY_COUNT(options),
+};
+
+spin_status spin_worker_options_to_engine(const struct spin_worker_options *options_in,
+                                          struct spin_engine_config *out, struct spin_error *err)
+{
+    const struct spin_ops *best = spin_ops_best_cpu();
+    if (options_in->ops == OPS_CPU && best != &spin_ops_cpu) {
+        return spin_fail(err, SPIN_ERR_UNSUPPORTED,
+                         "--ops cpu: this processor lacks AVX2 or FMA; use --ops ref");
+    }
+    *out = spin_engine_config_default();
+    out->max_model_len = options_in->max_model_len;
+    out->max_num_seqs = options_in->max_num_seqs;
+    out->max_num_batched_tokens = options_in->max_num_batched_tokens;
+    out->super_chunk_tokens = options_in->super_chunk_tokens;
+    out->chunk_tokens = options_in->prefill_chunk_tokens;
+    out->max_waiting = options_in->max_waiting;
+    out->threads = options_in->threads;
+    out->kv_bytes = options_in->kv_hbm_bytes;
+    out->ops = options_in->ops == OPS_REF ? &spin_ops_ref : best;
+    return SPIN_OK;
+}

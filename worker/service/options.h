@@ -1,0 +1,40 @@
+/* options: what spin-worker can be told, one row per option.
+ *
+ * Why        Flags, environment, file, --help and docs/config.md come from one table.
+ * Ownership  Strings belong to the spin_config_values that loaded them.
+ * Threading  Loaded once at start; read-only afterwards.
+ * Units      In the field comments; durations in nanoseconds.
+ * Errors     INVALID from to_engine: the text names the option. */
+#pragma once
+
+#include "base/config.h"
+#include "worker/engine/engine.h"
+
+SPIN_BEGIN_DECLS
+
+struct spin_worker_options {
+    const char *model;
+    const char *served_model_name; /* NULL: the model's own */
+    const char *listen;            /* host:port */
+    const char *port_file;         /* NULL: none */
+    uint32_t max_model_len;        /* tokens; 0: the model's */
+    uint32_t max_num_seqs;
+    uint32_t max_num_batched_tokens;
+    uint32_t super_chunk_tokens;
+    uint32_t prefill_chunk_tokens;
+    uint32_t max_waiting;
+    uint32_t threads;           /* 0: the cores there are */
+    uint64_t kv_hbm_bytes;      /* 0: chosen by the engine */
+    uint32_t ops;               /* index into "auto,cpu,ref" */
+    uint32_t log_level;         /* enum spin_log_level */
+    uint64_t shutdown_grace_ns; /* for running streams */
+};
+
+extern const struct spin_config_spec spin_worker_config_spec;
+
+/* The engine's part; picks the op table. */
+SPIN_MUST_USE spin_status spin_worker_options_to_engine(const struct spin_worker_options *options,
+                                                        struct spin_engine_config *out,
+                                                        struct spin_error *err);
+
+SPIN_END_DECLS
