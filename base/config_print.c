@@ -76,14 +76,16 @@ const char *spin_config_nearest(const struct spin_config_spec *spec, const char 
 
 /* --help. */
 
-/* A paragraph broken at blanks. `column` is where the cursor stands, `indent` where lines start. */
+/* Text broken at blanks where a line is full, and at its own line feeds. `column` is where the
+ * cursor stands, `indent` where lines start. */
 static void print_wrapped(FILE *out, const char *text, uint32_t indent, uint32_t column)
 {
     bool at_start = true;
     const char *at = text;
     while (*at != '\0') {
-        const uint32_t bytes = (uint32_t)strcspn(at, " ");
-        if (!at_start && column + 1 + bytes > HELP_COLUMNS) {
+        const uint32_t bytes = (uint32_t)strcspn(at, " \n");
+        const bool is_full = !at_start && column + 1 + bytes > HELP_COLUMNS;
+        if (is_full || (at > text && at[-1] == '\n')) {
             (void)fprintf(out, "\n%*s", (int)indent, "");
             column = indent;
             at_start = true;
@@ -91,7 +93,8 @@ static void print_wrapped(FILE *out, const char *text, uint32_t indent, uint32_t
         column += bytes + (at_start ? 0 : 1);
         (void)fprintf(out, "%s%.*s", at_start ? "" : " ", (int)bytes, at);
         at_start = false;
-        at += bytes + strspn(at + bytes, " ");
+        at += bytes;
+        at += *at == '\n' ? 1 : strspn(at, " ");
     }
     (void)fputc('\n', out);
 }

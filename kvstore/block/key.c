@@ -13,6 +13,13 @@ static const char root_label[] = "spin-kv-1";
 /* Provenance as it is hashed: kind, algorithm, budget, each u32 little endian. */
 #define PROVENANCE_BYTES 12u
 
+/* What is hashed; docs/kv-layout.md has the tables. */
+#define ROOT_BYTES \
+    (ROOT_LABEL_BYTES + SPIN_MODEL_ID_BYTES + SPIN_KV_LAYOUT_WIRE_BYTES + PROVENANCE_BYTES)
+#define NEXT_BYTES (SPIN_BLOCK_KEY_BYTES + SPIN_BLOCK_TOKENS * sizeof(int32_t))
+_Static_assert(ROOT_BYTES == 61, "a root hashes 61 bytes");
+_Static_assert(NEXT_BYTES == 528, "a key hashes 528 bytes");
+
 _Static_assert(SPIN_SALT_BYTES <= crypto_generichash_blake2b_KEYBYTES_MAX, "a salt is a key");
 _Static_assert(SPIN_BLOCK_KEY_BYTES >= crypto_generichash_blake2b_BYTES_MIN, "16 bytes or more");
 
@@ -66,8 +73,7 @@ struct spin_block_key spin_block_key_root(const struct spin_salt *salt,
         SPIN_ASSERT_EQ(provenance->algorithm, 0);
         SPIN_ASSERT_EQ(provenance->budget_tokens, 0);
     }
-    uint8_t bytes[ROOT_LABEL_BYTES + SPIN_MODEL_ID_BYTES + SPIN_KV_LAYOUT_WIRE_BYTES +
-                  PROVENANCE_BYTES];
+    uint8_t bytes[ROOT_BYTES];
     uint8_t *at = bytes;
     memcpy(at, root_label, ROOT_LABEL_BYTES);
     at += ROOT_LABEL_BYTES;
@@ -85,7 +91,7 @@ struct spin_block_key spin_block_key_next(const struct spin_salt *salt,
                                           const struct spin_block_key *previous,
                                           const int32_t *tokens)
 {
-    uint8_t bytes[SPIN_BLOCK_KEY_BYTES + SPIN_BLOCK_TOKENS * sizeof(int32_t)];
+    uint8_t bytes[NEXT_BYTES];
     memcpy(bytes, previous->bytes, SPIN_BLOCK_KEY_BYTES);
     for (uint32_t i = 0; i < SPIN_BLOCK_TOKENS; i++) {
         put_u32(bytes + SPIN_BLOCK_KEY_BYTES + i * sizeof(int32_t), (uint32_t)tokens[i]);

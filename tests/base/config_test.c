@@ -82,7 +82,7 @@ static const struct spin_option options[] = {
 static const struct spin_config_spec spec = {
     .program = "spin-test",
     .synopsis = "[PROMPT]",
-    .about = "Shows options.",
+    .about = "Shows options.\nIn two lines.",
     .options = options,
     .option_count = SPIN_ARRAY_COUNT(options),
     .positional_max = 1,
@@ -376,6 +376,7 @@ static void test_help(void **state)
         "usage: spin-test [options] [PROMPT]\n"
         "\n"
         "Shows options.\n"
+        "In two lines.\n"
         "\n"
         "Options:\n"
         "  --[no-]echo                 Repeats the prompt. [default: false]\n"
@@ -409,7 +410,7 @@ static void test_markdown(void **state)
 {
     (void)state;
     static const char wanted[] =
-        "## spin-test\n\nShows options.\n\n"
+        "## spin-test\n\nShows options.\nIn two lines.\n\n"
         "| option | environment | default | unit | range | meaning |\n|---|---|---|---|---|---|\n"
         "| `--echo` | `SPIN_ECHO` | false |  |  | Repeats the prompt. |\n"
         "| `--max-num-seqs` | `SPIN_MAX_NUM_SEQS` | 32 | sequences | 1..1024 | Sequences that";
