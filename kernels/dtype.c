@@ -1,6 +1,6 @@
 #include "kernels/dtype.h"
 
-#include "kernels/kernels_internal.h"
+#include "base/assert.h"
 
 #include <string.h>
 
@@ -127,14 +127,20 @@ static void q4_1_block(const uint8_t *block, float *target)
     }
 }
 
-struct spin_q4_k_scale spin_q4_k_scale(const uint8_t *scales, uint32_t group)
+/* The packed 6-bit scale and minimum of one group of 32. */
+struct q4_k_scale {
+    uint32_t d;
+    uint32_t min;
+};
+
+static struct q4_k_scale q4_k_scale(const uint8_t *scales, uint32_t group)
 {
     if (group < 4) {
-        return (struct spin_q4_k_scale){scales[group] & 63u, scales[group + 4] & 63u};
+        return (struct q4_k_scale){scales[group] & 63u, scales[group + 4] & 63u};
     }
     const uint32_t low = scales[group + 4];
-    return (struct spin_q4_k_scale){(low & 15u) | (uint32_t)(scales[group - 4] >> 6) << 4,
-                                    low >> 4 | (uint32_t)(scales[group] >> 6) << 4};
+    return (struct q4_k_scale){(low & 15u) | (uint32_t)(scales[group - 4] >> 6) << 4,
+                               low >> 4 | (uint32_t)(scales[group] >> 6) << 4};
 }
 
 static void q4_k_block(const uint8_t *block, float *target)
@@ -142,7 +148,7 @@ static void q4_k_block(const uint8_t *block, float *target)
     const float d = load_f16(block);
     const float dmin = load_f16(block + 2);
     for (uint32_t group = 0; group < 8; group++) {
-        const struct spin_q4_k_scale scale = spin_q4_k_scale(block + 4, group);
+        const struct q4_k_scale scale = q4_k_scale(block + 4, group);
         const float group_d = d * (float)scale.d;
         const float group_min = dmin * (float)scale.min;
         const uint8_t *qs = block + 16 + group / 2 * 32; /* a pair of groups shares 32 bytes */

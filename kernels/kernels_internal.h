@@ -121,11 +121,4 @@ struct spin_x_group {
  * at most this many sequences: with more of them whole rows keep every thread busy. */
 #define SPIN_ATTENTION_SPLIT_SEQUENCES_MAX 8u
 
-/* Q4_K's packed 6-bit scale and minimum of one group of 32. */
-struct spin_q4_k_scale {
-    uint32_t d;
-    uint32_t min;
-};
-struct spin_q4_k_scale spin_q4_k_scale(const uint8_t *scales, uint32_t group);
-
 SPIN_END_DECLS

@@ -96,34 +96,23 @@ INLINE void tile_rows(const struct spin_tile *tile, enum spin_panel_kind kind, c
     }
 }
 
-/* One copy of the code per number of rows, so that its sums are registers. */
+/* One copy of the code for eight, four and one row, so that the sums are registers. */
 INLINE void tile_kind(const struct spin_tile *tile, enum spin_panel_kind kind, uint32_t rows)
 {
-    switch (rows) {
-    case 1:
-        tile_rows(tile, kind, 1);
-        break;
-    case 2:
-        tile_rows(tile, kind, 2);
-        break;
-    case 3:
-        tile_rows(tile, kind, 3);
-        break;
-    case 4:
-        tile_rows(tile, kind, 4);
-        break;
-    case 5:
-        tile_rows(tile, kind, 5);
-        break;
-    case 6:
-        tile_rows(tile, kind, 6);
-        break;
-    case 7:
-        tile_rows(tile, kind, 7);
-        break;
-    default:
-        tile_rows(tile, kind, SPIN_TILE_M);
-        break;
+    struct spin_tile part = *tile;
+    while (rows != 0) {
+        const uint32_t count = rows >= SPIN_TILE_M ? SPIN_TILE_M : rows >= 4 ? 4 : 1;
+        if (count == SPIN_TILE_M) {
+            tile_rows(&part, kind, SPIN_TILE_M);
+        } else if (count == 4) {
+            tile_rows(&part, kind, 4);
+        } else {
+            tile_rows(&part, kind, 1);
+        }
+        part.q += count * part.q_stride;
+        part.group += count * (part.q_stride / SPIN_GROUP);
+        part.acc += count * part.acc_stride;
+        rows -= count;
     }
 }
 
