@@ -43,9 +43,11 @@ static bool open()
     S_(fnl, cudnnBackendFinalize)
     S_(sat, cudnnBackendSetAttribute)
     S_(gat, cudnnBackendGetAttribute)
-    S_(exe, cudnnBackendExecute) S_(les, cudnnGetLastErrorString) S_(ver, cudnnGetVersion)
+    S_(exe, cudnnBackendExecute)
+    S_(les, cudnnGetLastErrorString)
+    S_(ver, cudnnGetVersion)
 #undef S_
-        printf("cudnn_version %zu\n", ver());
+    printf("cudnn_version %zu\n", ver());
     return true;
 }
 static void ok(cudnnStatus_t s, const char *w)
