@@ -2,6 +2,7 @@
 
 #include "base/assert.h"
 #include "base/checked.h"
+#include "model/format/gguf_internal.h"
 #include "model/format/name.h"
 
 #include <inttypes.h>
@@ -28,22 +29,6 @@
 
 /* "general.architecture" is long for a key, "blk.79.ffn_gate.weight" for a tensor. */
 #define NAME_BYTES_MAX 255u
-
-struct gguf_key {
-    struct spin_string name;
-    enum spin_gguf_type type;
-    const uint8_t *value; /* scalars: the bytes in the file; unaligned */
-    struct spin_string string;
-    struct spin_gguf_array array;
-};
-
-struct spin_gguf {
-    struct gguf_key *keys; /* sorted by name */
-    uint32_t key_count;
-    uint32_t tensor_count;
-    struct spin_gguf_tensor *tensors; /* as in the file */
-    const struct spin_gguf_tensor **tensors_by_name;
-};
 
 /* A cursor over the file. `subject` is what error texts name: a key or a tensor, borrowed. */
 struct reader {
@@ -147,29 +132,6 @@ static spin_status take_name(struct reader *reader, const char *kind, struct spi
 
 /* ---- metadata ---- */
 
-/* 0 for strings, arrays and types that do not exist. */
-static uint32_t scalar_bytes(uint32_t type)
-{
-    static const uint8_t bytes[] = {
-        [SPIN_GGUF_U8] = 1,  [SPIN_GGUF_I8] = 1,  [SPIN_GGUF_U16] = 2, [SPIN_GGUF_I16] = 2,
-        [SPIN_GGUF_U32] = 4, [SPIN_GGUF_I32] = 4, [SPIN_GGUF_F32] = 4, [SPIN_GGUF_BOOL] = 1,
-        [SPIN_GGUF_U64] = 8, [SPIN_GGUF_I64] = 8, [SPIN_GGUF_F64] = 8,
-    };
-    return type < SPIN_ARRAY_COUNT(bytes) ? bytes[type] : 0;
-}
-
-static const char *type_name(enum spin_gguf_type type)
-{
-    static const char *const names[] = {
-        [SPIN_GGUF_U8] = "uint8",    [SPIN_GGUF_I8] = "int8",    [SPIN_GGUF_U16] = "uint16",
-        [SPIN_GGUF_I16] = "int16",   [SPIN_GGUF_U32] = "uint32", [SPIN_GGUF_I32] = "int32",
-        [SPIN_GGUF_F32] = "float32", [SPIN_GGUF_BOOL] = "bool",  [SPIN_GGUF_STRING] = "string",
-        [SPIN_GGUF_ARRAY] = "array", [SPIN_GGUF_U64] = "uint64", [SPIN_GGUF_I64] = "int64",
-        [SPIN_GGUF_F64] = "float64",
-    };
-    return names[type];
-}
-
 static spin_status check_bools(const struct reader *reader, const uint8_t *bytes, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++) {
@@ -200,7 +162,7 @@ static spin_status take_array(struct reader *reader, struct spin_gguf_array *out
         return spin_fail(reader->err, SPIN_ERR_UNSUPPORTED, SUBJECT_FMT "an array of arrays",
                          SUBJECT_ARGS(reader));
     }
-    const uint32_t element_bytes = type == SPIN_GGUF_STRING ? 8 : scalar_bytes(type);
+    const uint32_t element_bytes = type == SPIN_GGUF_STRING ? 8 : spin_gguf_scalar_bytes(type);
     if (element_bytes == 0) {
         return spin_fail(reader->err, SPIN_ERR_CORRUPT,
                          SUBJECT_FMT "element type %u does not exist", SUBJECT_ARGS(reader), type);
@@ -226,7 +188,7 @@ static spin_status take_array(struct reader *reader, struct spin_gguf_array *out
     return SPIN_OK;
 }
 
-static spin_status take_key(struct reader *reader, struct gguf_key *out)
+static spin_status take_key(struct reader *reader, struct spin_gguf_key *out)
 {
     uint32_t type = 0;
     SPIN_TRY(take_name(reader, "key", &out->name));
@@ -235,8 +197,8 @@ static spin_status take_key(struct reader *reader, struct gguf_key *out)
         SPIN_TRY(take_array(reader, &out->array));
     } else if (type == SPIN_GGUF_STRING) {
         SPIN_TRY(take_string(reader, &out->string));
-    } else if (scalar_bytes(type) != 0) {
-        SPIN_TRY(take_bytes(reader, scalar_bytes(type), &out->value));
+    } else if (spin_gguf_scalar_bytes(type) != 0) {
+        SPIN_TRY(take_bytes(reader, spin_gguf_scalar_bytes(type), &out->value));
         SPIN_TRY(check_bools(reader, out->value, type == SPIN_GGUF_BOOL ? 1 : 0));
     } else {
         return spin_fail(reader->err, SPIN_ERR_CORRUPT, SUBJECT_FMT "type %u does not exist",
@@ -246,30 +208,15 @@ static spin_status take_key(struct reader *reader, struct gguf_key *out)
     return SPIN_OK;
 }
 
-static int compare_strings(const struct spin_string *a, const struct spin_string *b)
-{
-    const int order = memcmp(a->bytes, b->bytes, (size_t)SPIN_MIN(a->count, b->count));
-    if (order != 0) {
-        return order;
-    }
-    return (a->count > b->count) - (a->count < b->count);
-}
-
-static int compare_keys(const void *a, const void *b)
-{
-    return compare_strings(&((const struct gguf_key *)a)->name,
-                           &((const struct gguf_key *)b)->name);
-}
-
 static spin_status take_keys(struct reader *reader, struct spin_gguf *gguf)
 {
     for (uint32_t i = 0; i < gguf->key_count; i++) {
         SPIN_TRY(take_key(reader, &gguf->keys[i]));
     }
-    qsort(gguf->keys, gguf->key_count, sizeof *gguf->keys, compare_keys);
+    qsort(gguf->keys, gguf->key_count, sizeof *gguf->keys, spin_gguf_key_compare);
     for (uint32_t i = 1; i < gguf->key_count; i++) {
         const struct spin_string *name = &gguf->keys[i].name;
-        if (compare_strings(&gguf->keys[i - 1].name, name) == 0) {
+        if (spin_string_compare(&gguf->keys[i - 1].name, name) == 0) {
             return spin_fail(reader->err, SPIN_ERR_CORRUPT,
                              "gguf: key '%.*s' at offset %" PRIu64 ": appears twice",
                              (int)name->count, name->bytes,
@@ -281,65 +228,30 @@ static spin_status take_keys(struct reader *reader, struct spin_gguf *gguf)
 
 /* ---- tensors ---- */
 
-struct wire_type {
-    uint32_t wire;
-    int32_t dtype; /* -1: known by name only */
-    const char *name;
-};
-
 /* All types that GGUF has numbers for, so that a refusal can say the name that people know. */
-static const struct wire_type wire_types[] = {
-    {0, SPIN_DTYPE_F32, "F32"},
-    {1, SPIN_DTYPE_F16, "F16"},
-    {2, SPIN_DTYPE_Q4_0, "Q4_0"},
-    {3, SPIN_DTYPE_Q4_1, "Q4_1"},
-    {6, -1, "Q5_0"},
-    {7, -1, "Q5_1"},
-    {8, SPIN_DTYPE_Q8_0, "Q8_0"},
-    {9, -1, "Q8_1"},
-    {10, -1, "Q2_K"},
-    {11, -1, "Q3_K"},
-    {12, SPIN_DTYPE_Q4_K, "Q4_K"},
-    {13, -1, "Q5_K"},
-    {14, SPIN_DTYPE_Q6_K, "Q6_K"},
-    {15, -1, "Q8_K"},
-    {16, -1, "IQ2_XXS"},
-    {17, -1, "IQ2_XS"},
-    {18, -1, "IQ3_XXS"},
-    {19, -1, "IQ1_S"},
-    {20, -1, "IQ4_NL"},
-    {21, -1, "IQ3_S"},
-    {22, -1, "IQ2_S"},
-    {23, -1, "IQ4_XS"},
-    {24, -1, "I8"},
-    {25, -1, "I16"},
-    {26, -1, "I32"},
-    {27, -1, "I64"},
-    {28, -1, "F64"},
-    {29, -1, "IQ1_M"},
-    {30, SPIN_DTYPE_BF16, "BF16"},
-    {34, -1, "TQ1_0"},
-    {35, -1, "TQ2_0"},
-    {39, -1, "MXFP4"},
+static const char *const wire_names[] = {
+    [0] = "F32",     [1] = "F16",      [2] = "Q4_0",   [3] = "Q4_1",    [6] = "Q5_0",
+    [7] = "Q5_1",    [8] = "Q8_0",     [9] = "Q8_1",   [10] = "Q2_K",   [11] = "Q3_K",
+    [12] = "Q4_K",   [13] = "Q5_K",    [14] = "Q6_K",  [15] = "Q8_K",   [16] = "IQ2_XXS",
+    [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL", [21] = "IQ3_S",
+    [22] = "IQ2_S",  [23] = "IQ4_XS",  [24] = "I8",    [25] = "I16",    [26] = "I32",
+    [27] = "I64",    [28] = "F64",     [29] = "IQ1_M", [30] = "BF16",   [34] = "TQ1_0",
+    [35] = "TQ2_0",  [39] = "MXFP4",
 };
 
 static spin_status dtype_from_wire(const struct reader *reader, uint32_t wire, enum spin_dtype *out)
 {
-    const char *name = "unknown";
-    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(wire_types); i++) {
-        if (wire_types[i].wire != wire) {
-            continue;
-        }
-        if (wire_types[i].dtype >= 0) {
-            *out = (enum spin_dtype)wire_types[i].dtype;
+    const char *name = wire < SPIN_ARRAY_COUNT(wire_names) ? wire_names[wire] : NULL;
+    for (uint32_t i = 0; name != NULL && i < SPIN_DTYPE_COUNT; i++) {
+        if (strcmp(spin_dtype_name((enum spin_dtype)i), name) == 0) {
+            *out = (enum spin_dtype)i;
             return SPIN_OK;
         }
-        name = wire_types[i].name;
     }
     return spin_fail(reader->err, SPIN_ERR_UNSUPPORTED,
                      SUBJECT_FMT
                      "type %s (%u); supported are F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q4_K Q6_K",
-                     SUBJECT_ARGS(reader), name, wire);
+                     SUBJECT_ARGS(reader), name == NULL ? "unknown" : name, wire);
 }
 
 static spin_status take_dims(struct reader *reader, struct spin_gguf_tensor *out)
@@ -427,29 +339,29 @@ static spin_status place_tensors(struct reader *reader, struct spin_gguf *gguf,
 
 static int compare_tensor_data(const void *a, const void *b)
 {
-    const struct spin_gguf_tensor *x = *(const struct spin_gguf_tensor *const *)a;
-    const struct spin_gguf_tensor *y = *(const struct spin_gguf_tensor *const *)b;
+    const struct spin_gguf_tensor *x = ((const struct spin_gguf_tensor_ref *)a)->tensor;
+    const struct spin_gguf_tensor *y = ((const struct spin_gguf_tensor_ref *)b)->tensor;
     return (x->data > y->data) - (x->data < y->data);
 }
 
 static int compare_tensor_names(const void *a, const void *b)
 {
-    const struct spin_gguf_tensor *x = *(const struct spin_gguf_tensor *const *)a;
-    const struct spin_gguf_tensor *y = *(const struct spin_gguf_tensor *const *)b;
-    return compare_strings(&x->name, &y->name);
+    const struct spin_gguf_tensor *x = ((const struct spin_gguf_tensor_ref *)a)->tensor;
+    const struct spin_gguf_tensor *y = ((const struct spin_gguf_tensor_ref *)b)->tensor;
+    return spin_string_compare(&x->name, &y->name);
 }
 
 /* Two tensors over the same bytes are how a small file poses as a large one. */
 static spin_status check_tensors(struct spin_gguf *gguf, struct spin_error *err)
 {
-    const struct spin_gguf_tensor **sorted = gguf->tensors_by_name;
+    struct spin_gguf_tensor_ref *sorted = gguf->tensors_by_name;
     for (uint32_t i = 0; i < gguf->tensor_count; i++) {
-        sorted[i] = &gguf->tensors[i];
+        sorted[i].tensor = &gguf->tensors[i];
     }
     qsort(sorted, gguf->tensor_count, sizeof *sorted, compare_tensor_data);
     for (uint32_t i = 1; i < gguf->tensor_count; i++) {
-        const struct spin_gguf_tensor *a = sorted[i - 1];
-        const struct spin_gguf_tensor *b = sorted[i];
+        const struct spin_gguf_tensor *a = sorted[i - 1].tensor;
+        const struct spin_gguf_tensor *b = sorted[i].tensor;
         if (a->bytes > (uint64_t)(b->data - a->data)) {
             return spin_fail(err, SPIN_ERR_CORRUPT, "gguf: tensors '%.*s' and '%.*s' overlap",
                              (int)a->name.count, a->name.bytes, (int)b->name.count, b->name.bytes);
@@ -457,9 +369,9 @@ static spin_status check_tensors(struct spin_gguf *gguf, struct spin_error *err)
     }
     qsort(sorted, gguf->tensor_count, sizeof *sorted, compare_tensor_names);
     for (uint32_t i = 1; i < gguf->tensor_count; i++) {
-        if (compare_strings(&sorted[i - 1]->name, &sorted[i]->name) == 0) {
+        if (spin_string_compare(&sorted[i - 1].tensor->name, &sorted[i].tensor->name) == 0) {
             return spin_fail(err, SPIN_ERR_CORRUPT, "gguf: tensor '%.*s' appears twice",
-                             (int)sorted[i]->name.count, sorted[i]->name.bytes);
+                             (int)sorted[i].tensor->name.count, sorted[i].tensor->name.bytes);
         }
     }
     return SPIN_OK;
@@ -595,174 +507,8 @@ void spin_gguf_close(struct spin_gguf *gguf)
     }
     free(gguf->keys);
     free(gguf->tensors);
-    free((void *)gguf->tensors_by_name);
+    free(gguf->tensors_by_name);
     free(gguf);
-}
-
-/* ---- access ---- */
-
-static const struct gguf_key *find_key(const struct spin_gguf *gguf, const char *name)
-{
-    struct gguf_key wanted = {0};
-    wanted.name.bytes = name;
-    wanted.name.count = strlen(name);
-    return bsearch(&wanted, gguf->keys, gguf->key_count, sizeof *gguf->keys, compare_keys);
-}
-
-static spin_status wrong_type(const struct gguf_key *key, const char *wanted,
-                              struct spin_error *err)
-{
-    return spin_fail(err, SPIN_ERR_INVALID, "gguf: key '%.*s': %s wanted, the file has %s",
-                     (int)key->name.count, key->name.bytes, wanted, type_name(key->type));
-}
-
-/* True when the scalar is an integer; *negative when it is below zero (then *value is meaningless). */
-static bool load_integer(const struct gguf_key *key, uint64_t *value, bool *negative)
-{
-    int64_t signed_value = 0;
-    switch (key->type) {
-    case SPIN_GGUF_U8:
-        *value = key->value[0];
-        *negative = false;
-        return true;
-    case SPIN_GGUF_U16:
-        *value = (uint64_t)key->value[0] | (uint64_t)key->value[1] << 8;
-        *negative = false;
-        return true;
-    case SPIN_GGUF_U32:
-        *value = load_u32(key->value);
-        *negative = false;
-        return true;
-    case SPIN_GGUF_U64:
-        *value = load_u64(key->value);
-        *negative = false;
-        return true;
-    case SPIN_GGUF_I8:
-        signed_value = (int8_t)key->value[0];
-        break;
-    case SPIN_GGUF_I16:
-        signed_value = (int16_t)(key->value[0] | key->value[1] << 8);
-        break;
-    case SPIN_GGUF_I32:
-        signed_value = (int32_t)load_u32(key->value);
-        break;
-    case SPIN_GGUF_I64:
-        signed_value = (int64_t)load_u64(key->value);
-        break;
-    case SPIN_GGUF_F32:
-    case SPIN_GGUF_F64:
-    case SPIN_GGUF_BOOL:
-    case SPIN_GGUF_STRING:
-    case SPIN_GGUF_ARRAY:
-        return false;
-    }
-    *negative = signed_value < 0;
-    *value = (uint64_t)signed_value;
-    return true;
-}
-
-spin_status spin_gguf_u64(const struct spin_gguf *gguf, const char *key, uint64_t *out,
-                          struct spin_error *err)
-{
-    const struct gguf_key *found = find_key(gguf, key);
-    if (found == NULL) {
-        return SPIN_ERR_NOT_FOUND;
-    }
-    uint64_t value = 0;
-    bool negative = false;
-    if (!load_integer(found, &value, &negative)) {
-        return wrong_type(found, "an integer", err);
-    }
-    if (negative) {
-        return spin_fail(err, SPIN_ERR_INVALID, "gguf: key '%s': %" PRId64 " is negative", key,
-                         (int64_t)value);
-    }
-    *out = value;
-    return SPIN_OK;
-}
-
-spin_status spin_gguf_f64(const struct spin_gguf *gguf, const char *key, double *out,
-                          struct spin_error *err)
-{
-    const struct gguf_key *found = find_key(gguf, key);
-    if (found == NULL) {
-        return SPIN_ERR_NOT_FOUND;
-    }
-    if (found->type == SPIN_GGUF_F32) {
-        float value;
-        memcpy(&value, found->value, sizeof value);
-        *out = (double)value;
-        return SPIN_OK;
-    }
-    if (found->type == SPIN_GGUF_F64) {
-        memcpy(out, found->value, sizeof *out);
-        return SPIN_OK;
-    }
-    uint64_t integer = 0;
-    bool negative = false;
-    if (!load_integer(found, &integer, &negative)) {
-        return wrong_type(found, "a number", err);
-    }
-    *out = negative ? (double)(int64_t)integer : (double)integer;
-    return SPIN_OK;
-}
-
-spin_status spin_gguf_bool(const struct spin_gguf *gguf, const char *key, bool *out,
-                           struct spin_error *err)
-{
-    const struct gguf_key *found = find_key(gguf, key);
-    if (found == NULL) {
-        return SPIN_ERR_NOT_FOUND;
-    }
-    if (found->type != SPIN_GGUF_BOOL) {
-        return wrong_type(found, "a bool", err);
-    }
-    *out = found->value[0] == 1;
-    return SPIN_OK;
-}
-
-spin_status spin_gguf_string(const struct spin_gguf *gguf, const char *key, struct spin_string *out,
-                             struct spin_error *err)
-{
-    const struct gguf_key *found = find_key(gguf, key);
-    if (found == NULL) {
-        return SPIN_ERR_NOT_FOUND;
-    }
-    if (found->type != SPIN_GGUF_STRING) {
-        return wrong_type(found, "a string", err);
-    }
-    *out = found->string;
-    return SPIN_OK;
-}
-
-spin_status spin_gguf_array(const struct spin_gguf *gguf, const char *key,
-                            struct spin_gguf_array *out, struct spin_error *err)
-{
-    const struct gguf_key *found = find_key(gguf, key);
-    if (found == NULL) {
-        return SPIN_ERR_NOT_FOUND;
-    }
-    if (found->type != SPIN_GGUF_ARRAY) {
-        return wrong_type(found, "an array", err);
-    }
-    *out = found->array;
-    return SPIN_OK;
-}
-
-bool spin_gguf_array_next_string(const struct spin_gguf_array *array, uint64_t *cursor,
-                                 struct spin_string *out)
-{
-    /* The element type is the file's word; an array of something else has no strings. */
-    if (array->type != SPIN_GGUF_STRING || *cursor >= array->byte_count) {
-        return false;
-    }
-    /* take_array walked this very sequence: what follows cannot leave the array. */
-    const uint64_t count = load_u64(array->bytes + *cursor);
-    SPIN_ASSERT(spin_range_fits(*cursor + 8, count, array->byte_count));
-    out->bytes = (const char *)array->bytes + *cursor + 8;
-    out->count = count;
-    *cursor += 8 + count;
-    return true;
 }
 
 uint32_t spin_gguf_tensor_count(const struct spin_gguf *gguf)
@@ -781,9 +527,8 @@ const struct spin_gguf_tensor *spin_gguf_tensor_find(const struct spin_gguf *ggu
     struct spin_gguf_tensor wanted = {0};
     wanted.name.bytes = name;
     wanted.name.count = strlen(name);
-    const struct spin_gguf_tensor *wanted_pointer = &wanted;
-    const struct spin_gguf_tensor *const *found =
-        bsearch(&wanted_pointer, gguf->tensors_by_name, gguf->tensor_count,
-                sizeof *gguf->tensors_by_name, compare_tensor_names);
-    return found == NULL ? NULL : *found;
+    const struct spin_gguf_tensor_ref key = {.tensor = &wanted};
+    const struct spin_gguf_tensor_ref *found =
+        bsearch(&key, gguf->tensors_by_name, gguf->tensor_count, sizeof key, compare_tensor_names);
+    return found == NULL ? NULL : found->tensor;
 }

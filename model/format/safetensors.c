@@ -58,10 +58,13 @@ static spin_status read_dtype(const struct spin_json_object *entry,
                      tensor->name, name);
 }
 
-/* Non-negative integers of an array; *count <= capacity. */
+struct integers {
+    uint64_t values[SPIN_SAFETENSORS_DIMS_MAX];
+    uint32_t count;
+};
+
 static spin_status read_integers(const json_t *entry, const char *key, const char *tensor_name,
-                                 uint64_t values[SPIN_SAFETENSORS_DIMS_MAX], uint32_t *count,
-                                 struct spin_error *err)
+                                 struct integers *out, struct spin_error *err)
 {
     const json_t *array = json_object_get(entry, key);
     if (!json_is_array(array)) {
@@ -78,19 +81,21 @@ static spin_status read_integers(const json_t *entry, const char *key, const cha
             return spin_fail(err, SPIN_ERR_CORRUPT, TENSOR_FMT "'%s'[%zu] is not an integer from 0",
                              tensor_name, key, i);
         }
-        values[i] = (uint64_t)json_integer_value(value);
+        out->values[i] = (uint64_t)json_integer_value(value);
     }
-    *count = (uint32_t)json_array_size(array);
+    out->count = (uint32_t)json_array_size(array);
     return SPIN_OK;
 }
 
 static spin_status read_shape(const json_t *entry, struct spin_safetensors_tensor *tensor,
                               struct spin_error *err)
 {
+    struct integers shape = {.count = 0};
+    SPIN_TRY(read_integers(entry, "shape", tensor->name, &shape, err));
+    tensor->dim_count = shape.count;
     for (uint32_t i = 0; i < SPIN_SAFETENSORS_DIMS_MAX; i++) {
-        tensor->dims[i] = 1;
+        tensor->dims[i] = i < shape.count ? shape.values[i] : 1;
     }
-    SPIN_TRY(read_integers(entry, "shape", tensor->name, tensor->dims, &tensor->dim_count, err));
     uint64_t bytes = spin_dtype_block_bytes(tensor->dtype);
     for (uint32_t i = 0; i < tensor->dim_count; i++) {
         if (tensor->dims[i] == 0) {
@@ -109,12 +114,11 @@ static spin_status read_shape(const json_t *entry, struct spin_safetensors_tenso
 static spin_status read_offsets(const json_t *entry, const struct data_section *data,
                                 struct spin_safetensors_tensor *tensor, struct spin_error *err)
 {
-    uint64_t offsets[SPIN_SAFETENSORS_DIMS_MAX] = {0};
-    uint32_t count = 0;
-    SPIN_TRY(read_integers(entry, "data_offsets", tensor->name, offsets, &count, err));
-    const uint64_t begin = offsets[0];
-    const uint64_t end = offsets[1];
-    if (count != 2 || begin > end || end > data->count) {
+    struct integers offsets = {.count = 0};
+    SPIN_TRY(read_integers(entry, "data_offsets", tensor->name, &offsets, err));
+    const uint64_t begin = offsets.values[0];
+    const uint64_t end = offsets.values[1];
+    if (offsets.count != 2 || begin > end || end > data->count) {
         return spin_fail(err, SPIN_ERR_CORRUPT,
                          TENSOR_FMT "data_offsets %" PRIu64 " to %" PRIu64 " in %" PRIu64
                                     " bytes of data",

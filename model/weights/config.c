@@ -111,7 +111,7 @@ static spin_status check_scaling(const struct spin_rope_config *rope, struct spi
         return SPIN_OK;
     }
     SPIN_TRY(check_range("RoPE scaling's original context", rope->original_context,
-                         SPIN_CONTEXT_MAX, err));
+                         (uint64_t)SPIN_CONTEXT_MAX, err));
     if (rope->scaling == SPIN_ROPE_SCALING_LLAMA3) {
         SPIN_TRY(check_real("RoPE low_freq_factor", rope->low_freq_factor, 1e-3, 1e6, err));
         SPIN_TRY(check_real("RoPE high_freq_factor", rope->high_freq_factor, 1e-3, 1e6, err));
@@ -134,7 +134,7 @@ spin_status spin_model_config_check(const struct spin_model_config *config, stru
 {
     SPIN_TRY(check_range("layers", config->layers, SPIN_LAYERS_MAX, err));
     SPIN_TRY(check_range("vocabulary", config->vocab, SPIN_VOCAB_MAX, err));
-    SPIN_TRY(check_range("context", config->context_max, SPIN_CONTEXT_MAX, err));
+    SPIN_TRY(check_range("context", config->context_max, (uint64_t)SPIN_CONTEXT_MAX, err));
     SPIN_TRY(check_heads(config, err));
     SPIN_TRY(check_widths(config, err));
     SPIN_TRY(check_real("RMS norm epsilon", config->rms_eps, 1e-12, 1e-1, err));

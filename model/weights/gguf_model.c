@@ -305,7 +305,7 @@ static bool may_ignore(void *context, const struct spin_string *name)
            memcmp(name->bytes, ROPE_DIVISORS_NAME, name->count) == 0; /* read_divisors took it */
 }
 
-static spin_status read_divisors(const struct spin_gguf *gguf, struct spin_model *model,
+static spin_status read_divisors(struct spin_gguf *gguf, struct spin_model *model,
                                  struct spin_error *err)
 {
     struct spin_rope_config *rope = &model->config.rope;
@@ -314,8 +314,7 @@ static spin_status read_divisors(const struct spin_gguf *gguf, struct spin_model
     if (spin_gguf_tensor_find(gguf, ROPE_DIVISORS_NAME) == NULL) {
         return SPIN_OK;
     }
-    /* The context is not written through; find's type serves sources that generate. */
-    SPIN_TRY(find_tensor((void *)(uintptr_t)gguf, &request, &view, err));
+    SPIN_TRY(find_tensor(gguf, &request, &view, err));
     if (view.dim_count != 1 || view.cols != rope->dim / 2) {
         return spin_fail(err, SPIN_ERR_CORRUPT, "tensor '%s': %" PRIu64 " values, wanted %u",
                          ROPE_DIVISORS_NAME, view.cols, rope->dim / 2);

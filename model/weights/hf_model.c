@@ -35,7 +35,7 @@ struct hf_source {
     struct shard_reader *shards;
     uint32_t shard_count;
     uint32_t tensor_count;
-    const json_t *weight_map; /* tensor name -> shard name; NULL: the only shard has all */
+    json_t *weight_map; /* tensor name -> shard name; NULL: the only shard has all */
     bool tied;
 };
 
@@ -150,12 +150,12 @@ static void close_shards(struct hf_source *source)
 }
 
 /* Returns an owned document whose weight_map is an object. */
-static spin_status parse_index(const struct spin_string *text, json_t **out,
-                               const json_t **weight_map, struct spin_error *err)
+static spin_status parse_index(const struct spin_string *text, json_t **out, json_t **weight_map,
+                               struct spin_error *err)
 {
     json_t *json = NULL;
     SPIN_TRY(spin_json_parse(INDEX_NAME, text->bytes, text->count, &json, err));
-    const json_t *map = json_object_get(json, "weight_map");
+    json_t *map = json_object_get(json, "weight_map");
     if (!json_is_object(map)) {
         json_decref(json);
         return spin_fail(err, SPIN_ERR_CORRUPT, "%s: 'weight_map' is not an object", INDEX_NAME);
@@ -221,7 +221,8 @@ struct hf_folder {
     uint64_t config_bytes;
     char *index; /* NULL: one shard */
     uint64_t index_bytes;
-    struct spin_hf_shard *shards; /* names owned */
+    json_t *parsed_index;
+    struct spin_hf_shard *shards; /* names borrow from parsed_index, or are literals */
     uint32_t shard_count;
     struct spin_error *err;
 };
@@ -254,10 +255,7 @@ static spin_status map_shard(struct hf_folder *folder, const char *name)
     struct spin_hf_shard *shard = &folder->shards[folder->shard_count];
     SPIN_TRY(spin_file_map_open(path, &shard->file, folder->err));
     folder->shard_count++;
-    shard->name = strdup(name);
-    if (shard->name == NULL) {
-        return spin_fail(folder->err, SPIN_ERR_NO_MEMORY, "a name of %zu bytes", strlen(name));
-    }
+    shard->name = name;
     return SPIN_OK;
 }
 
@@ -278,32 +276,25 @@ static spin_status check_shard_name(const struct hf_folder *folder, const char *
 
 static spin_status map_indexed_shards(struct hf_folder *folder)
 {
-    json_t *index = NULL;
-    const json_t *weight_map = NULL;
+    json_t *map = NULL;
     const struct spin_string text = {.bytes = folder->index, .count = folder->index_bytes};
-    SPIN_TRY(parse_index(&text, &index, &weight_map, folder->err));
-    spin_status status = SPIN_OK;
-    /* Iterating does not change the object; jansson's iterator has no const form. */
-    json_t *map = (json_t *)(uintptr_t)weight_map;
+    SPIN_TRY(parse_index(&text, &folder->parsed_index, &map, folder->err));
     for (void *at = json_object_iter(map); at != NULL; at = json_object_iter_next(map, at)) {
         const char *name = json_string_value(json_object_iter_value(at));
-        SPIN_TRY_GOTO(status, check_shard_name(folder, name), done);
+        SPIN_TRY(check_shard_name(folder, name));
         if (has_shard(folder, name)) {
             continue;
         }
         if (folder->shard_count == SHARDS_MAX) {
-            status = spin_fail(folder->err, SPIN_ERR_LIMIT, "%s: more than %u files", INDEX_NAME,
-                               SHARDS_MAX);
-            goto done;
+            return spin_fail(folder->err, SPIN_ERR_LIMIT, "%s: more than %u files", INDEX_NAME,
+                             SHARDS_MAX);
         }
-        SPIN_TRY_GOTO(status, map_shard(folder, name), done);
+        SPIN_TRY(map_shard(folder, name));
     }
     if (folder->shard_count == 0) {
-        status = spin_fail(folder->err, SPIN_ERR_CORRUPT, "%s: 'weight_map' is empty", INDEX_NAME);
+        return spin_fail(folder->err, SPIN_ERR_CORRUPT, "%s: 'weight_map' is empty", INDEX_NAME);
     }
-done:
-    json_decref(index);
-    return status;
+    return SPIN_OK;
 }
 
 static spin_status map_shards(struct hf_folder *folder)
@@ -377,9 +368,9 @@ spin_status spin_model_open_hf(const char *path, struct spin_model **out, struct
     const spin_status status = open_folder(&folder, slash == NULL ? path : slash + 1, out);
     for (uint32_t i = 0; i < folder.shard_count; i++) {
         spin_file_map_close(&folder.shards[i].file);
-        free((void *)(uintptr_t)folder.shards[i].name);
     }
     free(folder.shards);
+    json_decref(folder.parsed_index);
     free(folder.index);
     free(folder.config);
     free(resolved);

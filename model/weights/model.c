@@ -78,7 +78,7 @@ static uint64_t parameter_count(const struct spin_model_config *config)
 {
     const uint64_t q_width = (uint64_t)config->q_heads * config->head_dim;
     const uint64_t kv_width = (uint64_t)config->kv_heads * config->head_dim;
-    const uint64_t attention = 2 * config->hidden * (q_width + kv_width);
+    const uint64_t attention = (uint64_t)2 * config->hidden * (q_width + kv_width);
     const uint64_t ffn = (uint64_t)3 * config->hidden * config->ffn;
     const uint64_t embeddings = (uint64_t)config->vocab * config->hidden * (config->tied ? 1 : 2);
     return embeddings + config->layers * (attention + ffn);

@@ -217,7 +217,7 @@ static void *run_fill(void *argument)
     for (uint64_t block = fill->begin; block < fill->end; block++) {
         const struct spin_philox_block random = spin_philox(fill->seed, fill->stream, block);
         uint16_t *target = fill->target + block * LANES;
-        for (uint32_t i = 0; i < LANES / 2; i++) {
+        for (size_t i = 0; i < LANES / 2; i++) {
             target[2 * i] = fill->table[random.word[i] & 0xffff];
             target[2 * i + 1] = fill->table[random.word[i] >> 16];
         }
@@ -314,8 +314,8 @@ static uint64_t matrix_bytes(const struct spin_model_config *config)
 {
     const uint64_t q_width = (uint64_t)config->q_heads * config->head_dim;
     const uint64_t kv_width = (uint64_t)config->kv_heads * config->head_dim;
-    const uint64_t layer =
-        2 * config->hidden * (q_width + kv_width) + (uint64_t)3 * config->hidden * config->ffn;
+    const uint64_t layer = (uint64_t)2 * config->hidden * (q_width + kv_width) +
+                           (uint64_t)3 * config->hidden * config->ffn;
     const uint64_t vocab = (uint64_t)config->vocab * config->hidden * (config->tied ? 1 : 2);
     return 2 * (vocab + config->layers * layer);
 }
