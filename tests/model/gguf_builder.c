@@ -102,7 +102,9 @@ void spin_gguf_builder_string(struct gguf_builder *builder, const char *name, co
     const uint64_t count = strlen(value);
     SPIN_ASSERT_LE(count + sizeof count, sizeof bytes);
     memcpy(bytes, &count, sizeof count);
-    memcpy(bytes + sizeof count, value, count);
+    for (uint64_t i = 0; i < count; i++) { /* the format has no NUL at the end */
+        bytes[sizeof count + i] = (uint8_t)value[i];
+    }
     spin_gguf_builder_raw(builder, name, 8, bytes, (uint32_t)(count + sizeof count));
 }
 

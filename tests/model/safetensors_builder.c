@@ -18,7 +18,9 @@ struct spin_file_map spin_safetensors_builder_make(const char *header, uint64_t 
     uint8_t *bytes = malloc(count);
     SPIN_ASSERT(bytes != NULL);
     memcpy(bytes, &header_bytes, 8);
-    memcpy(bytes + 8, header, header_bytes);
+    for (uint64_t i = 0; i < header_bytes; i++) { /* the format has no NUL at the end */
+        bytes[8 + i] = (uint8_t)header[i];
+    }
     for (uint64_t i = 0; i < data_bytes; i++) {
         bytes[8 + header_bytes + i] = spin_safetensors_builder_data(i);
     }

@@ -2,6 +2,7 @@
  * which status and which words the error must have; then every prefix and every changed byte. */
 #include "model/format/gguf.h"
 
+#include "tests/model/built_file.h"
 #include "tests/model/gguf_builder.h"
 #include "tests/spin_test.h"
 
@@ -44,11 +45,6 @@ static void make_good(struct gguf_builder *builder)
     spin_gguf_builder_tensor(builder, "q6_k", 14, 2, 256);
 }
 
-static void close_map(struct spin_file_map *map)
-{
-    free((void *)(uintptr_t)map->bytes);
-}
-
 static void test_values(void **state)
 {
     (void)state;
@@ -89,7 +85,7 @@ static void test_values(void **state)
     assert_memory_equal(string.bytes, "llama", 5);
     SPIN_EXPECT_STATUS(spin_gguf_string(gguf, "a.strings", &string, &err), SPIN_ERR_INVALID);
     spin_gguf_close(gguf);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 static void test_arrays(void **state)
@@ -126,7 +122,7 @@ static void test_arrays(void **state)
     cursor = 0;
     assert_false(spin_gguf_array_next_string(&array, &cursor, &string));
     spin_gguf_close(gguf);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 static void test_tensors(void **state)
@@ -159,7 +155,7 @@ static void test_tensors(void **state)
     assert_null(spin_gguf_tensor_find(gguf, "f"));
     assert_null(spin_gguf_tensor_find(gguf, "f321"));
     spin_gguf_close(gguf);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 static void test_alignment(void **state)
@@ -179,7 +175,7 @@ static void test_alignment(void **state)
         assert_int_equal((uint64_t)(last->data - map.bytes) % alignments[i], 0);
         assert_int_equal(last->data[419], spin_gguf_builder_data("q6_k", 419));
         spin_gguf_close(gguf);
-        close_map(&map);
+        spin_built_free(&map);
     }
 }
 
@@ -428,7 +424,7 @@ static void test_one_thing_wrong(void **state)
         }
         assert_int_equal(err.status, status);
         spin_gguf_close(gguf);
-        close_map(&map);
+        spin_built_free(&map);
     }
 }
 
@@ -458,7 +454,7 @@ static void test_every_prefix(void **state)
         SPIN_EXPECT_STATUS(open_copy(&map, count), SPIN_ERR_CORRUPT);
     }
     SPIN_EXPECT_STATUS(open_copy(&map, map.count), SPIN_OK);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 /* Any byte may become anything: the answer is a status, and never a crash under the sanitizers. */
@@ -469,7 +465,7 @@ static void test_every_byte(void **state)
     struct gguf_builder builder;
     make_good(&builder);
     struct spin_file_map map = spin_gguf_builder_finish(&builder);
-    uint8_t *bytes = (uint8_t *)(uintptr_t)map.bytes;
+    uint8_t *bytes = spin_built_bytes(&map);
     uint32_t refused = 0;
     for (uint64_t i = 0; i < map.count; i++) {
         for (uint32_t k = 0; k < SPIN_ARRAY_COUNT(masks); k++) {
@@ -480,7 +476,7 @@ static void test_every_byte(void **state)
     }
     assert_true(refused > 500);
     SPIN_EXPECT_STATUS(open_copy(&map, map.count), SPIN_OK);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 int main(void)

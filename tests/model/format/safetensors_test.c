@@ -2,6 +2,7 @@
  * the words that the error must have; then every prefix. */
 #include "model/format/safetensors.h"
 
+#include "tests/model/built_file.h"
 #include "tests/model/safetensors_builder.h"
 #include "tests/spin_test.h"
 
@@ -11,11 +12,6 @@
     "\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}," \
     "\"s\":{\"dtype\":\"F16\",\"shape\":[],\"data_offsets\":[20,22]}}    "
 #define GOOD_DATA_BYTES 22
-
-static void close_map(struct spin_file_map *map)
-{
-    free((void *)(uintptr_t)map->bytes);
-}
 
 static void test_good(void **state)
 {
@@ -48,7 +44,7 @@ static void test_good(void **state)
     assert_null(spin_safetensors_find(safetensors, "__metadata__"));
     assert_null(spin_safetensors_find(safetensors, "c"));
     spin_safetensors_close(safetensors);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 struct wrong {
@@ -129,7 +125,7 @@ static void test_headers(void **state)
                      err.text);
         }
         spin_safetensors_close(safetensors);
-        close_map(&map);
+        spin_built_free(&map);
     }
 }
 
@@ -141,10 +137,10 @@ static void test_header_length(void **state)
         struct spin_safetensors *safetensors = NULL;
         struct spin_error err = {0};
         struct spin_file_map map = spin_safetensors_builder_make("{}", 0);
-        memcpy((void *)(uintptr_t)map.bytes, &lengths[i], 8);
+        memcpy(spin_built_bytes(&map), &lengths[i], 8);
         SPIN_EXPECT_STATUS(spin_safetensors_open(&map, &safetensors, &err), SPIN_ERR_CORRUPT);
         assert_non_null(strstr(err.text, "in a file of 10"));
-        close_map(&map);
+        spin_built_free(&map);
     }
 }
 
@@ -175,7 +171,7 @@ static void test_every_prefix(void **state)
         SPIN_EXPECT_STATUS(spin_safetensors_open(&prefix, &safetensors, NULL), SPIN_ERR_CORRUPT);
         free(bytes);
     }
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 int main(void)

@@ -2,6 +2,7 @@
  * then a table of changes, each with the status and the words that the error must have. */
 #include "base/assert.h"
 #include "model/weights/weights_internal.h"
+#include "tests/model/built_file.h"
 #include "tests/model/gguf_builder.h"
 #include "tests/spin_test.h"
 
@@ -112,11 +113,6 @@ static void make_qwen3(struct gguf_builder *b)
     }
 }
 
-static void close_map(struct spin_file_map *map)
-{
-    free((void *)(uintptr_t)map->bytes);
-}
-
 /* The bytes of the matrix are those that the builder wrote under this name. */
 static void expect_matrix(const struct spin_weight *weight, const char *name, enum spin_dtype dtype,
                           uint32_t rows, uint32_t cols)
@@ -214,7 +210,7 @@ static void test_llama(void **state)
         assert_null(layer->q_norm);
     }
     spin_model_close(model);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 static void test_qwen2(void **state)
@@ -234,7 +230,7 @@ static void test_qwen2(void **state)
         expect_vector(layer->v_bias, layer_tensors[i][11], SPIN_DTYPE_BF16, KV);
     }
     spin_model_close(model);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 static void test_qwen3(void **state)
@@ -258,7 +254,7 @@ static void test_qwen3(void **state)
         expect_vector(layer->k_norm, layer_tensors[i][13], SPIN_DTYPE_F16, 32);
     }
     spin_model_close(model);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 /* ---- RoPE ---- */
@@ -274,7 +270,7 @@ static void test_rope_scaling(void **state)
     assert_int_equal(model->config.rope.scaling, SPIN_ROPE_SCALING_LINEAR);
     assert_true(model->config.rope.factor == 4);
     spin_model_close(model);
-    close_map(&map);
+    spin_built_free(&map);
 
     spin_gguf_builder_string(&builder, "llama.rope.scaling.type", "yarn");
     spin_gguf_builder_u32(&builder, "llama.rope.scaling.original_context_length", 512);
@@ -284,7 +280,7 @@ static void test_rope_scaling(void **state)
     assert_true(model->config.rope.beta_fast == 32 && model->config.rope.beta_slow == 1);
     assert_true(model->config.rope.attention_factor == 0); /* by the formula */
     spin_model_close(model);
-    close_map(&map);
+    spin_built_free(&map);
 
     spin_gguf_builder_f32(&builder, "llama.rope.scaling.attn_factor", 0.5f);
     spin_gguf_builder_f32(&builder, "llama.rope.scaling.yarn_beta_fast", 16);
@@ -292,13 +288,13 @@ static void test_rope_scaling(void **state)
     assert_true(model->config.rope.beta_fast == 16);
     assert_true(fabs(model->config.rope.attention_factor - 0.5 * (0.1 * log(4) + 1)) < 1e-15);
     spin_model_close(model);
-    close_map(&map);
+    spin_built_free(&map);
 
     spin_gguf_builder_string(&builder, "llama.rope.scaling.type", "none");
     model = open_good(&builder, &map);
     assert_int_equal(model->config.rope.scaling, SPIN_ROPE_SCALING_NONE);
     spin_model_close(model);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 static void test_rope_divisors(void **state)
@@ -317,7 +313,7 @@ static void test_rope_divisors(void **state)
         divisors[i] = 1 + (float)i;
     }
     const uint8_t *data = spin_gguf_tensor_find(gguf, "rope_freqs.weight")->data;
-    memcpy((void *)(uintptr_t)data, divisors, sizeof divisors);
+    memcpy(spin_built_bytes(&map) + (data - map.bytes), divisors, sizeof divisors);
     SPIN_EXPECT_OK(spin_model_open_gguf(&map, "x", &model, &err), &err);
     assert_memory_equal(model->config.rope.divisors, divisors, sizeof divisors);
     double frequencies[8];
@@ -330,11 +326,11 @@ static void test_rope_divisors(void **state)
     spin_model_close(model);
 
     divisors[7] = 0;
-    memcpy((void *)(uintptr_t)data, divisors, sizeof divisors);
+    memcpy(spin_built_bytes(&map) + (data - map.bytes), divisors, sizeof divisors);
     SPIN_EXPECT_STATUS(spin_model_open_gguf(&map, "x", &model, &err), SPIN_ERR_INVALID);
     assert_non_null(strstr(err.text, "divisor 7 is 0"));
     spin_gguf_close(gguf);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 /* ---- one thing wrong ---- */
@@ -482,7 +478,7 @@ static void test_one_thing_wrong(void **state)
                      err.text);
         }
         spin_model_close(model);
-        close_map(&map);
+        spin_built_free(&map);
     }
 }
 
@@ -497,13 +493,13 @@ static struct spin_model_id id_of(struct gguf_builder *builder, const char *chan
         struct spin_gguf *gguf = NULL;
         SPIN_EXPECT_OK(spin_gguf_open(&map, &gguf, &err), &err);
         const struct spin_gguf_tensor *tensor = spin_gguf_tensor_find(gguf, change_tensor);
-        ((uint8_t *)(uintptr_t)tensor->data)[tensor->bytes / 2] ^= 1;
+        spin_built_bytes(&map)[tensor->data - map.bytes + (int64_t)(tensor->bytes / 2)] ^= 1;
         spin_gguf_close(gguf);
     }
     SPIN_EXPECT_OK(spin_model_open_gguf(&map, "x", &model, &err), &err);
     const struct spin_model_id id = model->id;
     spin_model_close(model);
-    close_map(&map);
+    spin_built_free(&map);
     return id;
 }
 
@@ -553,7 +549,7 @@ static void test_describe(void **state)
     spin_model_describe(model, text, 10);
     assert_string_equal(text, "a?name: l");
     spin_model_close(model);
-    close_map(&map);
+    spin_built_free(&map);
 }
 
 int main(void)

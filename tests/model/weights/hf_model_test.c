@@ -1,6 +1,7 @@
 /* Folders with config.json and shards are written to the test's own directory, opened, and compared
  * byte by byte with what was written; then folders with one thing wrong. */
 #include "model/weights/weights_internal.h"
+#include "tests/model/built_file.h"
 #include "tests/model/safetensors_builder.h"
 #include "tests/spin_test.h"
 
@@ -12,6 +13,12 @@
     "{\"model_type\":\"%s\",\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":2," \
     "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":40," \
     "\"max_position_embeddings\":2048,\"rms_norm_eps\":1e-05,\"tie_word_embeddings\":%s}"
+
+/* Of 16-bit values; the matrices of a layer come before its norms. */
+#define EMBED_BYTES UINT64_C(5120)         /* 40 x 64 */
+#define Q_BYTES UINT64_C(8192)             /* 64 x 64 */
+#define LAYER_MATRIX_BYTES UINT64_C(61440) /* 2 (64 + 32) x 64 + 3 x 96 x 64 */
+#define NORM_F32_BYTES UINT64_C(256)
 
 /* One shard while it is being written: its header and where its data ends. */
 struct shard {
@@ -86,7 +93,7 @@ static void write_shard(const char *folder, const char *name, struct shard *shar
                    sizeof shard->header - strlen(shard->header), "}%*s", (int)padding, "");
     struct spin_file_map map = spin_safetensors_builder_make(shard->header, shard->data_bytes);
     write_file(folder, name, map.bytes, map.count);
-    free((void *)(uintptr_t)map.bytes);
+    spin_built_free(&map);
 }
 
 static void expect_bytes(const void *data, uint64_t offset, uint64_t count)
@@ -134,14 +141,14 @@ static void test_one_shard(void **state)
     assert_int_equal(model->embed.rows, 40);
     assert_int_equal(model->embed.cols, 64);
     assert_ptr_equal(model->lm_head.data, model->embed.data);
-    expect_bytes(model->embed.data, 0, 40 * 64 * 2);
-    expect_bytes(model->layers[0].q.data, 40 * 64 * 2, 64 * 64 * 2);
+    expect_bytes(model->embed.data, 0, EMBED_BYTES);
+    expect_bytes(model->layers[0].q.data, EMBED_BYTES, Q_BYTES);
     assert_int_equal(model->layers[1].down.dtype, SPIN_DTYPE_BF16);
     assert_int_equal(model->layers[1].down.rows, 64);
     assert_int_equal(model->layers[1].down.cols, 96);
     /* A BF16 norm became F32: the upper half of the bits, exactly. */
     for (uint32_t i = 0; i < 64; i++) {
-        const uint64_t offset = 40 * 64 * 2 + 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 96 * 64) + 2 * i;
+        const uint64_t offset = EMBED_BYTES + LAYER_MATRIX_BYTES + UINT64_C(2) * i;
         const uint32_t bits = (uint32_t)spin_safetensors_builder_data(offset) << 16 |
                               (uint32_t)spin_safetensors_builder_data(offset + 1) << 24;
         assert_memory_equal(&model->layers[0].attn_norm[i], &bits, 4);
@@ -199,9 +206,9 @@ static void test_two_shards(void **state)
         assert_int_equal(model->embed.dtype, SPIN_DTYPE_F16);
         assert_int_equal(model->lm_head.dtype, SPIN_DTYPE_F32);
         assert_int_equal((uintptr_t)model->lm_head.data % 4, 0);
-        expect_bytes(model->output_norm, 0, 64 * 4);
-        expect_bytes(model->lm_head.data, 64 * 4, 40 * 64 * 4);
-        expect_bytes(model->layers[1].q.data, 64 * 4 + 40 * 64 * 4, 64 * 64 * 4);
+        expect_bytes(model->output_norm, 0, NORM_F32_BYTES);
+        expect_bytes(model->lm_head.data, NORM_F32_BYTES, 2 * EMBED_BYTES);
+        expect_bytes(model->layers[1].q.data, NORM_F32_BYTES + 2 * EMBED_BYTES, 2 * Q_BYTES);
         spin_model_close(model);
     }
 }
