@@ -261,28 +261,35 @@ static const struct spin_text_span *touched_literal(const struct spin_encode_inp
     return &input->literal[low];
 }
 
+/* The added token at exactly `begin` that ends by `limit`, or NULL. */
+static const struct spin_added_token *added_within(const struct spin_added *added,
+                                                   struct spin_string text, uint64_t begin,
+                                                   uint64_t limit)
+{
+    const struct spin_string within = {text.bytes, limit};
+    uint64_t found_at = 0;
+    const struct spin_added_token *found = spin_added_find(added, within, begin, &found_at);
+    return found != NULL && found_at == begin ? found : NULL;
+}
+
 /* The next added token of `set` that counts, at or after *from. One that is special where it may not
- * be is stepped over whole, as the reference does; in literal text only up to that text's end, so
- * that it cannot swallow the format's own token behind it. */
+ * be is stepped over whole, as the reference does. In literal text only up to that text's end, so that
+ * it cannot swallow the format's own token behind it; and where it begins in the format and runs on
+ * into literal text, the longest that does not is what the format meant. */
 static const struct spin_added_token *next_added(struct encoder *encoder, uint32_t set,
                                                  struct spin_string text, uint64_t *from)
 {
     const struct spin_added *added = &encoder->tokenizer->added[set];
     const uint64_t base = (uint64_t)(text.bytes - encoder->input->text.bytes);
-    uint64_t at = *from;
-    for (;;) {
-        uint64_t begin;
-        const struct spin_added_token *found = spin_added_find(added, text, at, &begin);
-        if (found == NULL) {
-            return NULL;
-        }
-        const uint64_t end = begin + found->text.count;
-        *from = begin;
-        if (!found->special) {
+    for (uint64_t at = *from;;) {
+        const struct spin_added_token *found = spin_added_find(added, text, at, from);
+        if (found == NULL || !found->special) {
             return found;
         }
+        const uint64_t begin = *from;
+        const uint64_t end = begin + found->text.count;
+        at = end;
         if ((encoder->input->flags & SPIN_ENCODE_PARSE_SPECIAL) == 0) {
-            at = end;
             continue;
         }
         const struct spin_text_span *literal =
@@ -290,7 +297,15 @@ static const struct spin_added_token *next_added(struct encoder *encoder, uint32
         if (literal == NULL) {
             return found;
         }
-        at = literal->begin > base + begin ? begin + 1 : SPIN_MIN(end, literal->end - base);
+        if (literal->begin > base + begin) {
+            found = added_within(added, text, begin, literal->begin - base);
+            if (found != NULL) {
+                return found;
+            }
+            at = begin + 1;
+        } else {
+            at = SPIN_MIN(end, literal->end - base);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 #include "base/assert.h"
 #include "base/file.h"
 #include "model/format/gguf.h"
+#include "model/format/name.h"
 #include "model/text/tokenizer_parts.h"
 
 #include <string.h>
@@ -43,22 +44,56 @@ struct loader {
     struct spin_error *err;
 };
 
+/* The start of a string for an error text; *bytes is its length. */
+static const char *quote(struct spin_string string, int *bytes)
+{
+    static const char unprintable[] = "(unprintable)";
+    if (!spin_name_is_printable(string.bytes, string.count)) {
+        *bytes = (int)strlen(unprintable);
+        return unprintable;
+    }
+    *bytes = (int)SPIN_MIN(string.count, 60);
+    return string.bytes;
+}
+
 static bool is_text(struct spin_string string, const char *text)
 {
     return string.count == strlen(text) && memcmp(string.bytes, text, string.count) == 0;
+}
+
+/* NOT_FOUND comes without a text; for a key that must be there it is the file's fault. */
+static spin_status required(const struct loader *loader, const char *key, spin_status status)
+{
+    if (status == SPIN_ERR_NOT_FOUND) {
+        return spin_fail(loader->err, SPIN_ERR_CORRUPT, "%s: not in the file", key);
+    }
+    return status;
+}
+
+static spin_status required_string(const struct loader *loader, const char *key,
+                                   struct spin_string *out)
+{
+    return required(loader, key, spin_gguf_string(loader->gguf, key, out, loader->err));
+}
+
+static spin_status required_array(const struct loader *loader, const char *key,
+                                  struct spin_gguf_array *out)
+{
+    return required(loader, key, spin_gguf_array(loader->gguf, key, out, loader->err));
 }
 
 static spin_status load_kind(struct loader *loader)
 {
     struct spin_string model;
     struct spin_string pre;
-    SPIN_TRY(spin_gguf_string(loader->gguf, "tokenizer.ggml.model", &model, loader->err));
+    SPIN_TRY(required_string(loader, "tokenizer.ggml.model", &model));
+    int bytes = 0;
     if (!is_text(model, "gpt2")) {
+        const char *name = quote(model, &bytes);
         return spin_fail(loader->err, SPIN_ERR_UNSUPPORTED,
-                         "tokenizer.ggml.model '%.*s': only gpt2 (byte-level BPE)",
-                         (int)SPIN_MIN(model.count, 60), model.bytes);
+                         "tokenizer.ggml.model '%.*s': only gpt2 (byte-level BPE)", bytes, name);
     }
-    SPIN_TRY(spin_gguf_string(loader->gguf, "tokenizer.ggml.pre", &pre, loader->err));
+    SPIN_TRY(required_string(loader, "tokenizer.ggml.pre", &pre));
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(families); i++) {
         const struct family *family = &families[i];
         if (is_text(pre, family->pre)) {
@@ -70,9 +105,10 @@ static spin_status load_kind(struct loader *loader)
             return SPIN_OK;
         }
     }
+    const char *name = quote(pre, &bytes);
     return spin_fail(loader->err, SPIN_ERR_UNSUPPORTED,
-                     "tokenizer.ggml.pre '%.*s': have gpt-2, smollm, llama-bpe, qwen2",
-                     (int)SPIN_MIN(pre.count, 60), pre.bytes);
+                     "tokenizer.ggml.pre '%.*s': have gpt-2, smollm, llama-bpe, qwen2", bytes,
+                     name);
 }
 
 static spin_status kind_of_type(int32_t type, uint64_t index, enum spin_token_kind *out,
@@ -101,7 +137,7 @@ static spin_status kind_of_type(int32_t type, uint64_t index, enum spin_token_ki
 static spin_status load_kinds(struct loader *loader, struct spin_token_row *rows, uint64_t count)
 {
     struct spin_gguf_array types;
-    SPIN_TRY(spin_gguf_array(loader->gguf, "tokenizer.ggml.token_type", &types, loader->err));
+    SPIN_TRY(required_array(loader, "tokenizer.ggml.token_type", &types));
     if ((types.type != SPIN_GGUF_I32 && types.type != SPIN_GGUF_U32) || types.count != count) {
         return spin_fail(loader->err, SPIN_ERR_CORRUPT,
                          "tokenizer.ggml.token_type: %llu elements of type %d for %llu tokens",
@@ -119,7 +155,7 @@ static spin_status load_kinds(struct loader *loader, struct spin_token_row *rows
 static spin_status load_tokens(struct loader *loader)
 {
     struct spin_gguf_array tokens;
-    SPIN_TRY(spin_gguf_array(loader->gguf, "tokenizer.ggml.tokens", &tokens, loader->err));
+    SPIN_TRY(required_array(loader, "tokenizer.ggml.tokens", &tokens));
     if (tokens.type != SPIN_GGUF_STRING) {
         return spin_fail(loader->err, SPIN_ERR_CORRUPT, "tokenizer.ggml.tokens: not strings");
     }
@@ -162,7 +198,7 @@ static spin_status split_merge(struct spin_string text, uint64_t index, struct s
 static spin_status load_merges(struct loader *loader)
 {
     struct spin_gguf_array merges;
-    SPIN_TRY(spin_gguf_array(loader->gguf, "tokenizer.ggml.merges", &merges, loader->err));
+    SPIN_TRY(required_array(loader, "tokenizer.ggml.merges", &merges));
     if (merges.type != SPIN_GGUF_STRING) {
         return spin_fail(loader->err, SPIN_ERR_CORRUPT, "tokenizer.ggml.merges: not strings");
     }
