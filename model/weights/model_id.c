@@ -68,9 +68,38 @@ static void put_vector(struct spin_digest *digest, const float *values, uint64_t
     put_data(digest, values, values == NULL ? 0 : count * sizeof *values, true);
 }
 
+/* What a scaling does not use is 0: a file that states a factor of 1 and no scaling is the same model
+ * as one that states nothing. */
+static struct spin_rope_config used_fields(const struct spin_rope_config *rope)
+{
+    struct spin_rope_config used = {
+        .pairs = rope->pairs,
+        .scaling = rope->scaling,
+        .dim = rope->dim,
+        .base = rope->base,
+        .divisors = rope->divisors,
+    };
+    if (rope->scaling != SPIN_ROPE_SCALING_NONE) {
+        used.factor = rope->factor;
+    }
+    if (rope->scaling == SPIN_ROPE_SCALING_LLAMA3) {
+        used.low_freq_factor = rope->low_freq_factor;
+        used.high_freq_factor = rope->high_freq_factor;
+        used.original_context = rope->original_context;
+    }
+    if (rope->scaling == SPIN_ROPE_SCALING_YARN) {
+        used.beta_fast = rope->beta_fast;
+        used.beta_slow = rope->beta_slow;
+        used.attention_factor = rope->attention_factor;
+        used.original_context = rope->original_context;
+    }
+    return used;
+}
+
 static void put_config(struct spin_digest *digest, const struct spin_model_config *config)
 {
-    const struct spin_rope_config *rope = &config->rope;
+    const struct spin_rope_config used = used_fields(&config->rope);
+    const struct spin_rope_config *rope = &used;
     const uint64_t integers[] = {
         config->arch,     config->layers,   config->hidden, config->ffn,  config->q_heads,
         config->kv_heads, config->head_dim, config->vocab,  config->tied, config->qkv_bias,

@@ -525,7 +525,7 @@ static void test_id(void **state)
     /* A name and a context limit do not change KV; a RoPE base does. */
     spin_gguf_builder_string(&builder, "general.name", "other");
     spin_gguf_builder_u32(&builder, "llama.context_length", 4096);
-    spin_gguf_builder_u32(&builder, "llama.rope.scaling.original_context_length", 2048);
+    spin_gguf_builder_f32(&builder, "llama.rope.scaling.factor", 1);
     const struct spin_model_id renamed = id_of(&builder, NULL);
     assert_true(same(&base, &renamed));
     spin_gguf_builder_f32(&builder, "llama.rope.freq_base", 50001);

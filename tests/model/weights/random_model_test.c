@@ -1,5 +1,5 @@
 /* Random weights against their definition, recomputed element by element; their spread against
- * 1 / fan_in; and that a name, a seed or neither makes a model another one. */
+ * 1 / fan_in; that a name, a seed or neither makes a model another one; ids against golden values. */
 #include "base/rng.h"
 #include "model/weights/model.h"
 #include "tests/spin_test.h"
@@ -93,6 +93,30 @@ static void test_identity(void **state)
     }
 }
 
+/* Ids are on the wire: a change of theirs needs a new domain text. The values are by
+ * make_id_golden.py, which has the weights and the id from docs/formats.md. */
+static void test_id_golden(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *source;
+        const char *id;
+    } rows[] = {
+        {"random:tiny", "5abe75e04a7fbc7eaebf843bd39441e1"},
+        {"random:tiny-qwen2:5", "995f1aa8c44c0bee6ee6a26525d0dc49"},
+        {"random:tiny-qwen3", "522fd20e8ce3b671406198f937080fac"},
+    };
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(rows); i++) {
+        struct spin_model *model = open_model(rows[i].source);
+        char text[2 * SPIN_MODEL_ID_BYTES + 1];
+        for (uint32_t k = 0; k < SPIN_MODEL_ID_BYTES; k++) {
+            (void)snprintf(text + (size_t)2 * k, 3, "%02x", model->id.bytes[k]);
+        }
+        assert_string_equal(text, rows[i].id);
+        spin_model_close(model);
+    }
+}
+
 static void test_errors(void **state)
 {
     (void)state;
@@ -124,9 +148,8 @@ static void test_errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_definition),
-        cmocka_unit_test(test_spread),
-        cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_definition), cmocka_unit_test(test_spread),
+        cmocka_unit_test(test_identity),   cmocka_unit_test(test_id_golden),
         cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
