@@ -1,14 +1,15 @@
 /* gguf: the GGUF v3 container: typed metadata and a table of tensors, checked byte by byte.
  *
- * Why        Tokenizer and weights both live in one file; this is the only reader. Every count, offset
- *            and size is checked against the file before it is used, so a hostile file is a status.
- * Ownership  The reader owns its index and borrows the mapped bytes; strings and arrays point into the
- *            map and are not NUL-terminated.
+ * Why        Tokenizer and weights both live in one file; this is the only reader. Every count,
+ *            offset and size is checked against the file before it is used, so a hostile file is a
+ *            status.
+ * Ownership  The reader owns its index and borrows the mapped bytes; strings and arrays point into
+ *            the map and are not NUL-terminated.
  * Threading  Open on one thread; read by all.
- * Units      Offsets and sizes in bytes from the file's start; tensor shapes in elements, GGUF order:
- *            dims[0] is the contiguous one.
- * Errors     CORRUPT with the key or tensor and the offset; UNSUPPORTED for a version or tensor type
- *            that we do not read; LIMIT over the limits below. */
+ * Units      Offsets and sizes in bytes from the file's start; tensor shapes in elements, GGUF
+ *            order: dims[0] is the contiguous one.
+ * Errors     CORRUPT with the key or tensor and the offset; UNSUPPORTED for a version or tensor
+ *            type that we do not read; LIMIT over the limits below. */
 #pragma once
 
 #include "base/dtype.h"
@@ -66,8 +67,8 @@ SPIN_MUST_USE spin_status spin_gguf_open(const struct spin_file_map *file, struc
                                          struct spin_error *err);
 void spin_gguf_close(struct spin_gguf *gguf); /* NULL is allowed */
 
-/* Metadata by key. NOT_FOUND (no text written) when absent, INVALID when of another type. Integers of
- * any width and sign are accepted where the value fits. */
+/* Metadata by key. NOT_FOUND (no text written) when absent, INVALID when of another type. Integers
+ * of any width and sign are accepted where the value fits. */
 SPIN_MUST_USE spin_status spin_gguf_u64(const struct spin_gguf *gguf, const char *key,
                                         uint64_t *out, struct spin_error *err);
 SPIN_MUST_USE spin_status spin_gguf_f64(const struct spin_gguf *gguf, const char *key, double *out,

@@ -1,11 +1,11 @@
 /* json: strict JSON from outside, and fields of objects with errors that name them.
  *
- * Why        config.json, a safetensors header and a shard index ask the same questions of a document;
- *            jansson answers without saying which key of which file was wrong.
+ * Why        config.json, a safetensors header and a shard index ask the same questions of a
+ *            document; jansson answers without saying which key of which file was wrong.
  * Ownership  spin_json_parse returns an owned document (json_decref); strings borrow from it.
  * Threading  A document belongs to one thread.
- * Errors     CORRUPT: not JSON, a key twice, bytes behind the end. A field that is absent or null is
- *            NOT_FOUND, without a text and with *out as it was; of another type INVALID. */
+ * Errors     CORRUPT: not JSON, a key twice, bytes behind the end. A field that is absent or null
+ *            is NOT_FOUND, without a text and with *out as it was; of another type INVALID. */
 #pragma once
 
 #include "base/status.h"
@@ -30,7 +30,7 @@ SPIN_MUST_USE spin_status spin_json_f64(const struct spin_json_object *object, c
                                         double *out, struct spin_error *err);
 SPIN_MUST_USE spin_status spin_json_bool(const struct spin_json_object *object, const char *key,
                                          bool *out, struct spin_error *err);
-/* Printable ASCII of at most 255 bytes (it ends up in error texts); valid until the document goes. */
+/* Printable ASCII of at most 255 bytes, as it ends up in error texts; the document owns it. */
 SPIN_MUST_USE spin_status spin_json_name(const struct spin_json_object *object, const char *key,
                                          const char **out, struct spin_error *err);
 

@@ -169,7 +169,7 @@ static int compare_names(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-/* Every byte of data belongs to exactly one tensor. No tensor is empty, so order by start suffices. */
+/* Every byte of data belongs to exactly one tensor; none is empty, so order by start suffices. */
 static spin_status check_tiling(struct spin_safetensors *safetensors,
                                 const struct data_section *data, struct spin_error *err)
 {

@@ -1,15 +1,15 @@
 /* safetensors: the container of Hugging Face checkpoints, checked byte by byte.
  *
- * Why        A model in several shards is read through one of these per shard; offsets are the file's
- *            word and are checked to tile the data exactly, as the format demands.
+ * Why        A model in several shards is read through one of these per shard; offsets are the
+ *            file's word and are checked to tile the data exactly, as the format demands.
  * Layout     u64 header bytes, little endian | JSON header | data
  *            header: {"name": {"dtype": "BF16", "shape": [..], "data_offsets": [begin, end]}, ..}
  *            and an optional "__metadata__". Offsets count from the first byte of data.
  * Ownership  The reader owns its index, names included; it borrows the mapped bytes.
  * Threading  Open on one thread; read by all.
  * Units      Bytes; shapes in elements, row-major: the last dimension is the contiguous one.
- * Errors     CORRUPT with the tensor and the offset; UNSUPPORTED for a data type other than F32, F16,
- *            BF16; LIMIT over the limits below. */
+ * Errors     CORRUPT with the tensor and the offset; UNSUPPORTED for a data type other than F32,
+ *            F16, BF16; LIMIT over the limits below. */
 #pragma once
 
 #include "base/dtype.h"

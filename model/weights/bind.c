@@ -1,4 +1,4 @@
-/* bind: which tensors a model has, their names and shapes, and the checks that a source has them. */
+/* bind: which tensors a model has, with names and shapes, and the check that a source has them. */
 #include "base/assert.h"
 #include "model/weights/weights_internal.h"
 
@@ -94,8 +94,8 @@ static bool is_present(const struct spin_model_config *config, enum presence pre
     return false;
 }
 
-/* Element types must lie on their own alignment to be read in place. GGUF guarantees it; safetensors
- * promises it only since its writers pad the header. */
+/* Element types must lie on their own alignment to be read in place. GGUF guarantees it;
+ * safetensors promises it only since its writers pad the header. */
 static spin_status align_data(struct spin_model *model, const char *name,
                               const struct spin_tensor_view *view, const void **out,
                               struct spin_error *err)

@@ -1,12 +1,12 @@
 /* model: the shape of a transformer and its weights, ready to be multiplied where they lie.
  *
  * Why        The forward pass sees one struct whatever the file was: GGUF, safetensors, or random.
- * Ownership  A model owns its maps and whatever it had to convert (norms and biases as F32); views are
- *            valid until destroy.
+ * Ownership  A model owns its maps and whatever it had to convert (norms and biases as F32); views
+ *            are valid until destroy.
  * Threading  Load on one thread; read by all.
  * Units      Elements and tokens.
- * Errors     NOT_FOUND, CORRUPT, UNSUPPORTED (architecture, tensor type, RoPE scaling: by name), LIMIT;
- *            the text names the file and the key or tensor. */
+ * Errors     NOT_FOUND, CORRUPT, UNSUPPORTED (architecture, tensor type, RoPE scaling: by name),
+ *            LIMIT; the text names the file and the key or tensor. */
 #pragma once
 
 #include "kernels/matrix.h"
@@ -106,8 +106,8 @@ void spin_model_describe(const struct spin_model *model, char *out, uint64_t siz
 /* "tiny, smollm2-135m, llama-3.1-8b, qwen3-14b, ...": for --help and errors. */
 const char *spin_model_random_shapes(void);
 
-/* The rotary_dim / 2 scaled frequencies in double, and the magnitude that cos and sin are multiplied
- * with. Formulas: docs/formats.md (linear, llama3, yarn). */
+/* The rotary_dim / 2 scaled frequencies in double, and the magnitude that cos and sin are
+ * multiplied with. Formulas: docs/formats.md (linear, llama3, yarn). */
 void spin_rope_frequencies(const struct spin_rope_config *rope, double *frequencies,
                            double *magnitude);
 

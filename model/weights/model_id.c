@@ -1,14 +1,14 @@
 /* model_id: which weights made a KV block.
  *
- * The id must change whenever KV would, be the same on every machine, and cost less than the start-up
- * it is part of. It is BLAKE2b-128 over the configuration and an XXH3-64 of each tensor: who can choose
- * the weights can choose the KV too, so only accidents have to be told apart. (BLAKE2b over the bytes
- * took 0.22 s of the demo model's start, XXH3 takes a tenth of that.)
+ * The id must change whenever KV would, be the same on every machine, and cost less than the
+ * start-up it is part of. It is BLAKE2b-128 over the configuration and an XXH3-64 of each tensor:
+ * who can choose the weights can choose the KV too, so only accidents have to be told apart.
+ * (BLAKE2b over the bytes took 0.22 s of the demo model's start, XXH3 takes a tenth of that.)
  *
- * Up to HASHED_WHOLE_BYTES of weights every byte counts; above that each tensor gives WINDOWS windows
- * of WINDOW_BYTES at even distances, first and last bytes included. Training or merging touches every
- * window of the tensors it touches; an edit of single rows by hand may hide between them.
- * docs/formats.md, "Model id", has the byte order. */
+ * Up to HASHED_WHOLE_BYTES of weights every byte counts; above that each tensor gives WINDOWS
+ * windows of WINDOW_BYTES at even distances, first and last bytes included. Training or merging
+ * touches every window of the tensors it touches; an edit of single rows by hand may hide between
+ * them. docs/formats.md, "Model id", has the byte order. */
 #include "base/assert.h"
 #include "kvstore/block/digest.h"
 #include "model/weights/weights_internal.h"
@@ -68,8 +68,8 @@ static void put_vector(struct spin_digest *digest, const float *values, uint64_t
     put_data(digest, values, values == NULL ? 0 : count * sizeof *values, true);
 }
 
-/* What a scaling does not use is 0: a file that states a factor of 1 and no scaling is the same model
- * as one that states nothing. */
+/* What a scaling does not use is 0: a file that states a factor of 1 and no scaling is the same
+ * model as one that states nothing. */
 static struct spin_rope_config used_fields(const struct spin_rope_config *rope)
 {
     struct spin_rope_config used = {

@@ -1,8 +1,8 @@
 /* random_model: a model of a known shape with seeded weights, for benchmarks and tests.
  *
- * Element e of tensor t is a pure function of (seed, t, e): 16-bit lane e % 8 of Philox block e / 8 of
- * stream t, so that any number of threads gives the same bits. A lane is a uniform value in
- * (-a, a) with a = sqrt(3 / fan_in): variance 1 / fan_in keeps activations near 1 in every layer. */
+ * Element e of tensor t is a pure function of (seed, t, e): 16-bit lane e % 8 of Philox block e / 8
+ * of stream t, so that any number of threads gives the same bits. A lane is a uniform value in
+ * (-a, a) with a = sqrt(3 / fan_in): variance 1 / fan_in keeps activations near 1 throughout. */
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/rng.h"

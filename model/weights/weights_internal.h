@@ -4,7 +4,7 @@
  *            where they go is decided once, in bind.c.
  * Ownership  A half-built model is destroyed with spin_model_close; its storage owns what it maps.
  * Threading  The thread that opens the model.
- * Errors     As model.h; texts name the key or tensor, spin_model_open puts the file's name before. */
+ * Errors     As model.h; texts name the key or tensor, spin_model_open adds the file. */
 #pragma once
 
 #include "base/arena.h"
@@ -61,8 +61,8 @@ SPIN_MUST_USE spin_status spin_model_create(const char *name, uint64_t name_byte
                                             uint64_t arena_bytes, struct spin_model **out,
                                             struct spin_error *err);
 
-/* The cap for a model out of files of `bytes`: vectors grow four times at most (16 bytes of BF16 to a
- * 64-byte piece), misaligned matrices are copied once. */
+/* The cap for a model out of files of `bytes`: vectors grow four times at most (16 bytes of BF16 to
+ * a 64-byte piece), misaligned matrices are copied once. */
 uint64_t spin_model_arena_bytes(uint64_t bytes);
 
 /* The limits of every field and the relations between them; LIMIT, INVALID, UNSUPPORTED. */
@@ -84,7 +84,8 @@ SPIN_MUST_USE spin_status spin_model_vector(struct spin_model *model, const char
                                             const struct spin_tensor_view *view, const float **out,
                                             struct spin_error *err);
 
-/* A GGUF file in memory; `file` must outlive the model. `fallback_name` where general.name is absent. */
+/* A GGUF file in memory; `file` must outlive the model. `fallback_name` where general.name is
+ * absent. */
 SPIN_MUST_USE spin_status spin_model_open_gguf(const struct spin_file_map *file,
                                                const char *fallback_name, struct spin_model **out,
                                                struct spin_error *err);

@@ -1,5 +1,5 @@
-/* Any bytes up to the first NUL as a model's chat template, and behind it as a conversation: a template is
- * recognised or refused, and no content can bring a special token into a prompt. */
+/* Any bytes up to the first NUL as a model's chat template, and behind it as a conversation: a
+ * template is recognised or refused, and no content can bring a special token into a prompt. */
 #include "base/assert.h"
 #include "model/text/chat.h"
 #include "tests/fuzz/fuzz.h"

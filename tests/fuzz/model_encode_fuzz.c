@@ -1,5 +1,5 @@
-/* Any bytes through every family's tokenizer: what is decoded is the text with bad bytes replaced, in
- * NFC where the family asks for it, and a second way round changes nothing. */
+/* Any bytes through every family's tokenizer: what is decoded is the text with bad bytes replaced,
+ * in NFC where the family asks for it, and a second way round changes nothing. */
 #include "base/assert.h"
 #include "model/text/utf8.h"
 #include "tests/fuzz/fuzz.h"

@@ -1,4 +1,5 @@
-/* Any bytes as a GGUF file: an index whose every tensor lies inside the file, and a model or an error. */
+/* Any bytes as a GGUF file: an index whose every tensor lies inside the file, and a model or an
+ * error. */
 #include "base/assert.h"
 #include "model/weights/weights_internal.h"
 #include "tests/fuzz/fuzz.h"

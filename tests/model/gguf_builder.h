@@ -51,8 +51,8 @@ void spin_gguf_builder_bool(struct gguf_builder *builder, const char *name, uint
 void spin_gguf_builder_string(struct gguf_builder *builder, const char *name, const char *value);
 void spin_gguf_builder_remove_key(struct gguf_builder *builder, const char *name);
 
-/* Adds a tensor of one (rows == 0) or two dimensions, or replaces the one of that name. `wire_type`:
- * 0 F32, 1 F16, 8 Q8_0, 30 BF16, .. `bytes` of data follow the table. */
+/* Adds a tensor of one (rows == 0) or two dimensions, or replaces the one of that name.
+ * `wire_type`: 0 F32, 1 F16, 8 Q8_0, 30 BF16, .. `bytes` of data follow the table. */
 struct gguf_builder_tensor *spin_gguf_builder_tensor(struct gguf_builder *builder, const char *name,
                                                      uint32_t wire_type, uint64_t rows,
                                                      uint64_t cols);

@@ -1,5 +1,5 @@
-/* A good header is read back; then a table of headers with one thing wrong, each with the status and
- * the words that the error must have; then every prefix. */
+/* A good header is read back; then a table of headers with one thing wrong, each with the status
+ * and the words that the error must have; then every prefix. */
 #include "model/format/safetensors.h"
 
 #include "tests/model/built_file.h"
@@ -144,7 +144,8 @@ static void test_header_length(void **state)
     }
 }
 
-/* A header of the limit plus one byte that really is there (untouched pages of a sparse allocation). */
+/* A header of the limit plus one byte that really is there (untouched pages of a sparse
+ * allocation). */
 static void test_header_limit(void **state)
 {
     (void)state;

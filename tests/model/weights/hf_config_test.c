@@ -1,5 +1,5 @@
-/* config.json of each family, as published but smaller, field by field; then a table of changed fields
- * with the status and the words that the error must have. */
+/* config.json of each family, as published but smaller, field by field; then a table of changed
+ * fields with the status and the words that the error must have. */
 #include "model/weights/weights_internal.h"
 #include "tests/spin_test.h"
 

@@ -91,7 +91,9 @@ CASES = [
 
 
 def main():
-    print("/* rope_golden: made by make_rope_golden.py; do not edit. */")
+    print("/* rope_golden: frequencies from the published formulas; made by make_rope_golden.py.\n *")
+    print(" * Why        50-digit arithmetic, written apart from the code under test. Do not edit.")
+    print(" * Threading  Constants. */")
     print("#pragma once\n")
     print("#include \"model/weights/model.h\"\n")
     print("/* clang-format off */")
@@ -107,7 +109,9 @@ def main():
     print("    double magnitude;")
     print("} rope_goldens[] = {")
     for name, _, magnitude, config in CASES:
-        print(f"    {{\"{name}\", {{{config}}}, rope_golden_{name}, {magnitude:.20f}}},")
+        print(f"    {{\"{name}\",")
+        print("     {" + ",\n      ".join(config.split(", ")) + "},")
+        print(f"     rope_golden_{name}, {magnitude:.20f}}},")
     print("};")
     print("/* clang-format on */")
 

@@ -1,5 +1,5 @@
 /* Random weights against their definition, recomputed element by element; their spread against
- * 1 / fan_in; that a name, a seed or neither makes a model another one; ids against golden values. */
+ * 1 / fan_in; that a name or a seed makes a model another one; ids against golden values. */
 #include "base/rng.h"
 #include "model/weights/model.h"
 #include "tests/spin_test.h"

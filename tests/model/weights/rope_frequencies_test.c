@@ -1,5 +1,5 @@
-/* Frequencies against 50-digit values of the published formulas (make_rope_golden.py), 1e-13 apart at
- * most; and llama3 scaling against the same model's divisors, as GGUF files carry it. */
+/* Frequencies against 50-digit values of the published formulas (make_rope_golden.py), 1e-13 apart
+ * at most; and llama3 scaling against the same model's divisors, as GGUF files carry it. */
 #include "model/weights/model.h"
 #include "tests/model/weights/rope_golden.h"
 #include "tests/spin_test.h"
