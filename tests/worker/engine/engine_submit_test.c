@@ -1,0 +1,274 @@
+/* Method: a table of requests that are wrong in one field each; the error must name the field and its
+ * limit, nothing may reach the sink, and a right request must still be served afterwards. */
+#include "tests/spin_test.h"
+#include "tests/worker/engine/engine_harness.h"
+
+static struct spin_logit_bias heavy[SPIN_LOGIT_BIAS_MAX + 1];
+static int32_t many_stops[SPIN_STOP_TOKENS_MAX + 1];
+static const int32_t negative[2] = {1, -1};
+static const int32_t outside[2] = {1, 512};
+
+static void set_id(struct spin_request *request)
+{
+    memset(request->id, 'x', sizeof request->id);
+}
+static void set_no_prompt(struct spin_request *request)
+{
+    request->prompt_count = 0;
+}
+static void set_negative_prompt(struct spin_request *request)
+{
+    request->prompt = negative;
+    request->prompt_count = 2;
+}
+static void set_prompt_outside(struct spin_request *request)
+{
+    request->prompt = outside;
+    request->prompt_count = 2;
+}
+static void set_resumed_outside(struct spin_request *request)
+{
+    request->resumed = outside;
+    request->resumed_count = 2;
+}
+static void set_stop_outside(struct spin_request *request)
+{
+    request->stop_tokens = outside;
+    request->stop_token_count = 2;
+}
+static void set_many_stops(struct spin_request *request)
+{
+    request->stop_tokens = many_stops;
+    request->stop_token_count = SPIN_STOP_TOKENS_MAX + 1;
+}
+static void set_no_output(struct spin_request *request)
+{
+    request->max_tokens = 0;
+}
+static void set_too_long(struct spin_request *request)
+{
+    request->max_tokens = 1024 - request->prompt_count + 1;
+}
+static void set_far_too_long(struct spin_request *request)
+{
+    request->max_tokens = UINT32_MAX;
+}
+static void set_resumed_too_long(struct spin_request *request)
+{
+    request->resumed = many_stops;
+    request->resumed_count = request->max_tokens + 1;
+}
+static void set_min_over_max(struct spin_request *request)
+{
+    request->min_tokens = request->max_tokens + 1;
+}
+static void set_top_logprobs(struct spin_request *request)
+{
+    request->top_logprobs = SPIN_TOP_LOGPROBS_MAX + 1;
+}
+static void set_temperature(struct spin_request *request)
+{
+    request->sampling.temperature = NAN;
+}
+static void set_top_p(struct spin_request *request)
+{
+    request->sampling.top_p = 0;
+}
+static void set_many_biases(struct spin_request *request)
+{
+    request->sampling.logit_bias = heavy;
+    request->sampling.logit_bias_count = SPIN_LOGIT_BIAS_MAX + 1;
+}
+
+struct wrong {
+    void (*set)(struct spin_request *request);
+    spin_status status;
+    const char *parts[3]; /* of the text */
+};
+
+static const struct wrong wrongs[] = {
+    {set_id, SPIN_ERR_LIMIT, {"request id", "63", NULL}},
+    {set_no_prompt, SPIN_ERR_INVALID, {"prompt", "at least 1", NULL}},
+    {set_negative_prompt, SPIN_ERR_INVALID, {"prompt token -1 at 1", "0 to 511", NULL}},
+    {set_prompt_outside, SPIN_ERR_INVALID, {"prompt token 512 at 1", "0 to 511", NULL}},
+    {set_resumed_outside, SPIN_ERR_INVALID, {"resumed token 512 at 1", "0 to 511", NULL}},
+    {set_stop_outside, SPIN_ERR_INVALID, {"stop_tokens token 512", "0 to 511", NULL}},
+    {set_many_stops, SPIN_ERR_LIMIT, {"stop_tokens: 33", "at most 32", NULL}},
+    {set_no_output, SPIN_ERR_INVALID, {"max_tokens 0", "prompt_logprobs", NULL}},
+    {set_too_long, SPIN_ERR_LIMIT, {"together 1025", "max_model_len is 1024", NULL}},
+    {set_far_too_long, SPIN_ERR_LIMIT, {"together 4294967305", "max_model_len is 1024", NULL}},
+    {set_resumed_too_long, SPIN_ERR_INVALID, {"resumed: 11", "max_tokens is 10", NULL}},
+    {set_min_over_max, SPIN_ERR_INVALID, {"min_tokens 11", "max_tokens is 10", NULL}},
+    {set_top_logprobs, SPIN_ERR_LIMIT, {"top_logprobs 21", "at most 20", NULL}},
+    {set_temperature, SPIN_ERR_INVALID, {"temperature nan", "[0, 100]", NULL}},
+    {set_top_p, SPIN_ERR_INVALID, {"top_p 0", "(0, 1]", NULL}},
+    {set_many_biases, SPIN_ERR_LIMIT, {"logit_bias: 1025", "at most 1024", NULL}},
+};
+
+static void test_wrong_requests_are_refused(void **state)
+{
+    (void)state;
+    const struct spin_engine_config config = harness_config();
+    struct harness harness;
+    harness_open(&harness, "random:tiny", &config);
+    int32_t prompt[10] = {0};
+    struct answer answer;
+    answer_init(&answer);
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(wrongs); i++) {
+        struct spin_request request = harness_request(prompt, 10, 10, &answer);
+        wrongs[i].set(&request);
+        struct spin_error err = {0};
+        uint64_t ticket = 77;
+        const spin_status status = spin_engine_submit(harness.engine, &request, &ticket, &err);
+        if (status != wrongs[i].status) {
+            fail_msg("case %u: got %s: %s", i, spin_status_name(status), err.text);
+        }
+        assert_int_equal(ticket, 77);
+        for (uint32_t p = 0; p < 3 && wrongs[i].parts[p] != NULL; p++) {
+            if (strstr(err.text, wrongs[i].parts[p]) == NULL) {
+                fail_msg("case %u: '%s' does not say '%s'", i, err.text, wrongs[i].parts[p]);
+            }
+        }
+    }
+    assert_true(spin_metrics_read(harness.metrics, SPIN_ENGINE_METRIC_REFUSED) ==
+                SPIN_ARRAY_COUNT(wrongs));
+    assert_int_equal(answer.finishes, 0);
+    /* As long as can be: the last token needs no place of its own beyond the limit. */
+    const struct spin_request longest = harness_request(prompt, 10, 1014, &answer);
+    harness_submit(&harness, &longest, &answer);
+    answer_wait(&answer);
+    assert_int_equal(answer.count, 1014);
+    answer_deinit(&answer);
+    harness_close(&harness);
+}
+
+/* Everything is copied: the caller's memory may change as soon as submit has returned. */
+static void test_submit_copies(void **state)
+{
+    (void)state;
+    const struct spin_engine_config config = harness_config();
+    struct harness harness;
+    harness_open(&harness, "random:tiny", &config);
+    struct answer answers[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        int32_t prompt[200];
+        int32_t stops[1] = {511};
+        struct spin_logit_bias bias[1] = {{5, 2}};
+        harness_prompt(&harness, 1, prompt, 200);
+        answer_init(&answers[i]);
+        struct spin_request request = harness_request(prompt, 200, 20, &answers[i]);
+        request.stop_tokens = stops;
+        request.stop_token_count = 1;
+        request.sampling.logit_bias = bias;
+        request.sampling.logit_bias_count = 1;
+        harness_submit(&harness, &request, &answers[i]);
+        if (i == 0) {
+            answer_wait(&answers[i]); /* the memory is as it was all the time */
+        }
+        memset(prompt, 0xFF, sizeof prompt);
+        memset(stops, 0xFF, sizeof stops);
+        memset(bias, 0xFF, sizeof bias);
+    }
+    answer_wait(&answers[1]);
+    assert_int_equal(answers[1].count, answers[0].count);
+    assert_memory_equal(answers[1].tokens, answers[0].tokens, sizeof answers[0].tokens);
+    answer_deinit(&answers[0]);
+    answer_deinit(&answers[1]);
+    harness_close(&harness);
+}
+
+/* Before start nothing leaves the queue, so its bound is exact. */
+static void test_queue_is_bounded(void **state)
+{
+    (void)state;
+    struct spin_engine_config config = harness_config();
+    config.max_waiting = 3;
+    config.max_num_seqs = 2;
+    struct spin_error err = {0};
+    struct spin_model *model = NULL;
+    struct spin_engine *engine = NULL;
+    SPIN_EXPECT_OK(spin_model_open("random:tiny", &model, &err), &err);
+    SPIN_EXPECT_OK(spin_engine_create(&config, model, spin_clock_real(), NULL, &engine, &err),
+                   &err);
+    int32_t prompt[5] = {0};
+    struct answer answers[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        answer_init(&answers[i]);
+        const struct spin_request request = harness_request(prompt, 5, 5, &answers[i]);
+        const spin_status status = spin_engine_submit(engine, &request, &answers[i].ticket, &err);
+        assert_int_equal(status, i < 3 ? SPIN_OK : SPIN_ERR_EXHAUSTED);
+    }
+    assert_non_null(strstr(err.text, "3 requests wait"));
+    assert_non_null(strstr(err.text, "retry later"));
+    spin_engine_cancel(engine, answers[1].ticket); /* before the thread is there */
+    SPIN_EXPECT_OK(spin_engine_start(engine, &err), &err);
+    for (uint32_t i = 0; i < 3; i++) {
+        answer_wait(&answers[i]);
+        assert_int_equal(answers[i].finish.reason,
+                         i == 1 ? SPIN_FINISH_CANCELLED : SPIN_FINISH_LENGTH);
+    }
+    assert_int_equal(answers[3].finishes, 0);
+    spin_engine_stop(engine, 0);
+    const struct spin_request late = harness_request(prompt, 5, 5, &answers[3]);
+    SPIN_EXPECT_STATUS(spin_engine_submit(engine, &late, &answers[3].ticket, &err),
+                       SPIN_ERR_SHUTDOWN);
+    spin_engine_destroy(engine);
+    spin_model_close(model);
+    for (uint32_t i = 0; i < 4; i++) {
+        answer_deinit(&answers[i]);
+    }
+}
+
+struct wrong_config {
+    const char *text;
+    struct spin_engine_config config;
+};
+
+static void test_config_is_checked(void **state)
+{
+    (void)state;
+    struct wrong_config wrong[10];
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(wrong); i++) {
+        wrong[i].config = harness_config();
+    }
+    uint32_t n = 0;
+#define WRONG(words, member, number) \
+    wrong[n].text = (words); \
+    wrong[n++].config.member = (number)
+    WRONG("max_model_len 32769: must be 1 to 32768", max_model_len, 32769);
+    WRONG("max_num_seqs 0: must be 1 to 1024", max_num_seqs, 0);
+    WRONG("max_num_seqs 1025", max_num_seqs, 1025);
+    WRONG("max_num_batched_tokens 0", max_num_batched_tokens, 0);
+    WRONG("super_chunk_tokens 200: must be a multiple of 128", super_chunk_tokens, 200);
+    WRONG("super_chunk_tokens 0", super_chunk_tokens, 0);
+    WRONG("chunk_tokens 257: must be 1 to 256", chunk_tokens, 257);
+    WRONG("max_waiting 0", max_waiting, 0);
+    WRONG("threads 65", threads, 65);
+    WRONG("one sequence of 1024 tokens needs", kv_bytes, 4096);
+    assert_int_equal(n, SPIN_ARRAY_COUNT(wrong));
+    struct spin_error err = {0};
+    struct spin_model *model = NULL;
+    SPIN_EXPECT_OK(spin_model_open("random:tiny", &model, &err), &err);
+    for (uint32_t i = 0; i < n; i++) {
+        struct spin_engine *engine = NULL;
+        const spin_status status =
+            spin_engine_create(&wrong[i].config, model, spin_clock_real(), NULL, &engine, &err);
+        assert_int_not_equal(status, SPIN_OK);
+        assert_null(engine);
+        if (strstr(err.text, wrong[i].text) == NULL) {
+            fail_msg("case %u: '%s' does not say '%s'", i, err.text, wrong[i].text);
+        }
+    }
+    spin_model_close(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_wrong_requests_are_refused),
+        cmocka_unit_test(test_submit_copies),
+        cmocka_unit_test(test_queue_is_bounded),
+        cmocka_unit_test(test_config_is_checked),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
