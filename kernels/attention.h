@@ -30,6 +30,8 @@ struct spin_attention_args {
     void *workspace;
 };
 
+/* Reads q_heads, spans.count, visible_max and of pages the layout and page_tokens; enough for any call
+ * with no more of the first three. */
 uint64_t spin_attention_workspace_bytes(const struct spin_attention_args *args);
 spin_status spin_attention_ref(const struct spin_attention_args *args, struct spin_stream *stream);
 spin_status spin_attention_cpu(const struct spin_attention_args *args, struct spin_stream *stream);

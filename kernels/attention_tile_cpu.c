@@ -144,22 +144,23 @@ static void load_v_block(struct spin_attention_tile *tile, const struct spin_pag
     }
 }
 
-INLINE void weigh_columns(const struct spin_attention_tile *tile, const float *p, uint32_t tokens,
-                          float *o, uint32_t first_column, const uint32_t columns)
+/* o[0, columns) += sum over tokens of p[t] v[t]; rows of v are SPIN_HEAD_DIM_MAX apart. */
+INLINE void weigh_columns(const float *v, const float *p, uint32_t tokens, float *o,
+                          const uint32_t columns)
 {
     __m256 sum[PASS_COLUMNS / LANES];
-    for (uint32_t i = 0; i < columns / LANES; i++) {
-        sum[i] = _mm256_loadu_ps(o + first_column + (uint64_t)i * LANES);
+    for (uint64_t i = 0; i < columns / LANES; i++) {
+        sum[i] = _mm256_loadu_ps(o + i * LANES);
     }
-    for (uint32_t t = 0; t < tokens; t++) {
+    for (uint64_t t = 0; t < tokens; t++) {
         const __m256 weight = _mm256_set1_ps(p[t]);
-        for (uint32_t i = 0; i < columns / LANES; i++) {
-            const __m256 v = _mm256_load_ps(tile->v[t] + first_column + (uint64_t)i * LANES);
-            sum[i] = _mm256_fmadd_ps(weight, v, sum[i]);
+        for (uint64_t i = 0; i < columns / LANES; i++) {
+            const __m256 value = _mm256_load_ps(v + t * SPIN_HEAD_DIM_MAX + i * LANES);
+            sum[i] = _mm256_fmadd_ps(weight, value, sum[i]);
         }
     }
-    for (uint32_t i = 0; i < columns / LANES; i++) {
-        _mm256_storeu_ps(o + first_column + (uint64_t)i * LANES, sum[i]);
+    for (uint64_t i = 0; i < columns / LANES; i++) {
+        _mm256_storeu_ps(o + i * LANES, sum[i]);
     }
 }
 
@@ -168,10 +169,10 @@ static void weigh_block(const struct spin_attention_tile *tile, const float *p, 
 {
     uint32_t column = 0;
     for (; column + PASS_COLUMNS <= head_dim; column += PASS_COLUMNS) {
-        weigh_columns(tile, p, tokens, o, column, PASS_COLUMNS);
+        weigh_columns(tile->v[0] + column, p, tokens, o + column, PASS_COLUMNS);
     }
     for (; column < head_dim; column += LANES) {
-        weigh_columns(tile, p, tokens, o, column, LANES);
+        weigh_columns(tile->v[0] + column, p, tokens, o + column, LANES);
     }
 }
 

@@ -254,8 +254,8 @@ void spin_stream_limit_isa(struct spin_stream *stream, enum spin_isa isa)
 enum spin_isa spin_isa_detect(void)
 {
 #if defined(__x86_64__)
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-        !__builtin_cpu_supports("f16c")) {
+    /* F16C came before AVX2: whoever has the one has the other. */
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
         return SPIN_ISA_NONE;
     }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

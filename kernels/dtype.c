@@ -133,7 +133,7 @@ struct q4_k_scale {
     uint32_t min;
 };
 
-static struct q4_k_scale q4_k_scale(const uint8_t *scales, uint32_t group)
+static struct q4_k_scale q4_k_scale(const uint8_t *scales, uint64_t group)
 {
     if (group < 4) {
         return (struct q4_k_scale){scales[group] & 63u, scales[group + 4] & 63u};
@@ -147,7 +147,7 @@ static void q4_k_block(const uint8_t *block, float *target)
 {
     const float d = load_f16(block);
     const float dmin = load_f16(block + 2);
-    for (uint32_t group = 0; group < 8; group++) {
+    for (uint64_t group = 0; group < 8; group++) {
         const struct q4_k_scale scale = q4_k_scale(block + 4, group);
         const float group_d = d * (float)scale.d;
         const float group_min = dmin * (float)scale.min;
@@ -165,8 +165,8 @@ static void q6_k_block(const uint8_t *block, float *target)
 {
     const uint8_t *sc = block + 192;
     const float d = load_f16(block + 208);
-    for (uint32_t group = 0; group < 8; group++) {
-        const uint32_t i = group % 4;
+    for (uint64_t group = 0; group < 8; group++) {
+        const uint64_t i = group % 4;
         const uint8_t *ql = block + group / 4 * 64 + i % 2 * 32;
         const uint8_t *qh = block + 128 + group / 4 * 32;
         for (uint32_t j = 0; j < 32; j++) {

@@ -11,9 +11,10 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#define CHUNK_VALUES ((uint64_t)SPIN_PANEL_GROUPS * SPIN_GROUP)
 #define TASK_M 256u
 #define TASK_PANELS 4u
-#define TASK_N (TASK_PANELS * SPIN_PANEL_ROWS)
+#define TASK_N ((uint64_t)TASK_PANELS * SPIN_PANEL_ROWS)
 /* From here on a task has four panels: x is read once for 64 outputs, and the panels still live in the
  * second-level cache. Below, one panel stays in the first. */
 #define WIDE_M 16u
@@ -96,7 +97,7 @@ static void multiply_blocks(const struct job *job, const struct task *task, stru
     const uint64_t cols = job->args->x.cols;
     const enum spin_panel_kind kind = spin_panel_kind(task->part->weight.dtype);
     const bool wide = spin_stream_isa(job->stream) >= SPIN_ISA_AVX512_VNNI;
-    for (uint64_t k = 0; k < cols; k += SPIN_PANEL_GROUPS * SPIN_GROUP) {
+    for (uint64_t k = 0; k < cols; k += CHUNK_VALUES) {
         const uint32_t groups = (uint32_t)SPIN_MIN((cols - k) / SPIN_GROUP, SPIN_PANEL_GROUPS);
         for (uint32_t p = 0; p < task->panels; p++) {
             const struct spin_panel_source source = {
@@ -176,7 +177,7 @@ static void run_task(const struct job *job, const struct task *task, struct roun
                      struct thread_scratch *scratch)
 {
     for (uint32_t m = 0; m < task->m_count; m++) {
-        memset(scratch->acc[m], 0, task->panels * SPIN_PANEL_ROWS * sizeof(float));
+        memset(scratch->acc[m], 0, (uint64_t)task->panels * SPIN_PANEL_ROWS * sizeof(float));
     }
     if (spin_dtype_is_plain(task->part->weight.dtype)) {
         multiply_plain(job, task, scratch);

@@ -36,35 +36,37 @@ INLINE __m512i load_w(const uint8_t *q, enum spin_panel_kind kind)
     return kind == SPIN_PANEL_SIGNED ? _mm512_xor_si512(w, _mm512_set1_epi8(-128)) : w;
 }
 
-/* One group, or one half of it: values [4 j_begin, 4 j_end). */
+/* Values [4 j_begin, 4 j_end) of group g, all of it or one half; `half` names their scale. */
 struct span {
+    uint32_t g;
     uint32_t j_begin;
     uint32_t j_end;
     uint32_t half;
 };
 
-INLINE void add_dots(const struct spin_tile *tile, enum spin_panel_kind kind, uint32_t g,
-                     struct span span, __m512 *acc, const uint32_t rows)
+INLINE void add_dots(const struct spin_tile *tile, enum spin_panel_kind kind, struct span span,
+                     __m512 *acc, const uint32_t rows)
 {
     __m512i dot[SPIN_TILE_M];
     const uint64_t group_stride = tile->q_stride / SPIN_GROUP;
     const int32_t offset = offset_of(kind);
     for (uint32_t m = 0; m < rows; m++) {
-        const int32_t *sum = tile->group[m * group_stride + g].sum;
+        const int32_t *sum = tile->group[m * group_stride + span.g].sum;
         const int32_t covered = kind == SPIN_PANEL_HALVES ? sum[span.half] : sum[0] + sum[1];
         dot[m] = offset == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(-offset * covered);
     }
 #pragma GCC unroll 8
     for (uint32_t j = span.j_begin; j < span.j_end; j++) {
-        const __m512i w = load_w(tile->panel->q[g][j][0], kind);
+        const __m512i w = load_w(tile->panel->q[span.g][j][0], kind);
         for (uint32_t m = 0; m < rows; m++) {
-            const int8_t *x = tile->q + m * tile->q_stride + (uint64_t)g * SPIN_GROUP + 4 * j;
+            const int8_t *x =
+                tile->q + m * tile->q_stride + ((uint64_t)span.g * SPIN_GROUP + 4 * (uint64_t)j);
             dot[m] = _mm512_dpbusd_epi32(dot[m], w, load_x4(x));
         }
     }
-    const __m512 scale = _mm512_load_ps(tile->panel->scale[g][span.half]);
+    const __m512 scale = _mm512_load_ps(tile->panel->scale[span.g][span.half]);
     for (uint32_t m = 0; m < rows; m++) {
-        const __m512 d = _mm512_set1_ps(tile->group[m * group_stride + g].d);
+        const __m512 d = _mm512_set1_ps(tile->group[m * group_stride + span.g].d);
         acc[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, d), _mm512_cvtepi32_ps(dot[m]), acc[m]);
     }
 }
@@ -78,10 +80,10 @@ INLINE void tile_rows(const struct spin_tile *tile, enum spin_panel_kind kind, c
     }
     for (uint32_t g = 0; g < tile->groups; g++) {
         if (kind == SPIN_PANEL_HALVES) {
-            add_dots(tile, kind, g, (struct span){0, 4, 0}, acc, rows);
-            add_dots(tile, kind, g, (struct span){4, 8, 1}, acc, rows);
+            add_dots(tile, kind, (struct span){g, 0, 4, 0}, acc, rows);
+            add_dots(tile, kind, (struct span){g, 4, 8, 1}, acc, rows);
         } else {
-            add_dots(tile, kind, g, (struct span){0, 8, 0}, acc, rows);
+            add_dots(tile, kind, (struct span){g, 0, 8, 0}, acc, rows);
         }
         if (kind == SPIN_PANEL_NIBBLE_MIN) {
             const __m512 min = _mm512_load_ps(tile->panel->min[g]);

@@ -62,7 +62,8 @@ INLINE void add_dots(const struct spin_tile *tile, enum spin_panel_kind kind, st
         const __m256i w = _mm256_load_si256(
             (const __m256i *)(const void *)tile->panel->q[span.g][j][span.first_row]);
         for (uint32_t m = 0; m < rows; m++) {
-            const int8_t *x = tile->q + m * tile->q_stride + (uint64_t)span.g * SPIN_GROUP + 4 * j;
+            const int8_t *x =
+                tile->q + m * tile->q_stride + ((uint64_t)span.g * SPIN_GROUP + 4 * (uint64_t)j);
             const __m256i two = pair_dots(w, load_x4(x), kind);
             if (kind == SPIN_PANEL_NIBBLE_OFFSET || kind == SPIN_PANEL_NIBBLE_MIN) {
                 pairs[m] = _mm256_add_epi16(pairs[m], two);

@@ -381,7 +381,7 @@ INLINE float largest(const __m256 v[4])
 INLINE struct spin_x_group quantize_group(const float *x, int8_t *q)
 {
     __m256 v[4];
-    for (uint32_t i = 0; i < 4; i++) {
+    for (uint64_t i = 0; i < 4; i++) {
         v[i] = _mm256_loadu_ps(x + LANES * i);
     }
     const float max = largest(v);

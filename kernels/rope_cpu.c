@@ -5,7 +5,7 @@
  * bit: every product and sum is rounded on its own. */
 static void rotate_halves(float *a, float *b, const float *cos_sin, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint64_t i = 0; i < count; i++) {
         const float x = a[i];
         const float y = b[i];
         const float c = cos_sin[2 * i];
@@ -17,7 +17,7 @@ static void rotate_halves(float *a, float *b, const float *cos_sin, uint32_t cou
 
 static void rotate_neighbours(float *pairs, const float *cos_sin, uint32_t count)
 {
-    for (uint32_t i = 0; i < 2 * count; i += 2) {
+    for (uint64_t i = 0; i < (uint64_t)2 * count; i += 2) {
         const float x = pairs[i];
         const float y = pairs[i + 1];
         const float c = cos_sin[i];

@@ -26,11 +26,11 @@ spin_status spin_rope_ref(const struct spin_rope_args *args, struct spin_stream 
         const float *cos_sin = table->cos_sin + (uint64_t)args->positions[m] * half * 2;
         for (uint32_t h = 0; h < args->heads; h++) {
             float *x = spin_matrix_row(&args->x, m) + (uint64_t)h * args->head_dim;
-            for (uint32_t i = 0; i < half; i++) {
+            for (uint64_t i = 0; i < half; i++) {
                 if (table->pairs == SPIN_ROPE_HALVES) {
-                    rotate(&x[i], &x[i + half], cos_sin + (uint64_t)2 * i);
+                    rotate(&x[i], &x[i + half], cos_sin + 2 * i);
                 } else {
-                    rotate(&x[2 * i], &x[2 * i + 1], cos_sin + (uint64_t)2 * i);
+                    rotate(&x[2 * i], &x[2 * i + 1], cos_sin + 2 * i);
                 }
             }
         }

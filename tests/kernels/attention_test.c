@@ -24,13 +24,13 @@ struct fixture {
 static struct fixture make(const struct shape *shape, const struct test_kv_config *config,
                            struct spin_rng *rng)
 {
-    struct fixture f = {.kv = test_kv_create(config, rng)};
-    test_kv_fill(&f.kv, rng);
+    struct fixture f = {.kv = spin_test_kv_create(config, rng)};
+    spin_test_kv_fill(&f.kv, rng);
     const uint32_t tokens = f.kv.first[config->sequences];
     const uint32_t q_heads = shape->kv_heads * shape->group;
-    f.q = test_matrix_create(tokens, q_heads * shape->head_dim, 8);
-    f.out = test_matrix_create(tokens, q_heads * shape->head_dim, 24);
-    test_matrix_fill(&f.q, rng);
+    f.q = spin_test_matrix_create(tokens, q_heads * shape->head_dim, 8);
+    f.out = spin_test_matrix_create(tokens, q_heads * shape->head_dim, 24);
+    spin_test_matrix_fill(&f.q, rng);
     f.args = (struct spin_attention_args){.out = f.out.view,
                                           .q = f.q.view,
                                           .q_heads = q_heads,
@@ -40,17 +40,17 @@ static struct fixture make(const struct shape *shape, const struct test_kv_confi
     for (uint32_t s = 0; s < config->sequences; s++) {
         f.args.visible_max = SPIN_MAX(f.args.visible_max, config->visible[s]);
     }
-    f.workspace = test_memory_create(spin_attention_workspace_bytes(&f.args));
-    f.args.workspace = test_memory_data(&f.workspace);
+    f.workspace = spin_test_memory_create(spin_attention_workspace_bytes(&f.args));
+    f.args.workspace = spin_test_memory_data(&f.workspace);
     return f;
 }
 
 static void destroy(struct fixture *f)
 {
-    test_memory_destroy(&f->workspace);
-    test_matrix_destroy(&f->out);
-    test_matrix_destroy(&f->q);
-    test_kv_destroy(&f->kv);
+    spin_test_memory_destroy(&f->workspace);
+    spin_test_matrix_destroy(&f->out);
+    spin_test_matrix_destroy(&f->q);
+    spin_test_kv_destroy(&f->kv);
 }
 
 static double key_dot(const struct fixture *f, const float *q, uint64_t row, uint32_t token)
@@ -101,8 +101,8 @@ static void expect_all(const struct fixture *f, const struct test_kv_config *con
             const uint32_t visible = config->visible[s] - (config->queries[s] - 1 - i);
             for (uint32_t h = 0; h < f->args.q_heads; h++) {
                 const uint64_t row = (uint64_t)s * config->kv_heads + h / group;
-                expect_head(f, test_row(&f->q, m) + (uint64_t)h * head_dim, row, visible,
-                            test_row(expected, m) + (uint64_t)h * head_dim);
+                expect_head(f, spin_test_row(&f->q, m) + (uint64_t)h * head_dim, row, visible,
+                            spin_test_row(expected, m) + (uint64_t)h * head_dim);
             }
         }
     }
@@ -116,24 +116,24 @@ static void test_against_double(void **state)
 {
     (void)state;
     struct spin_rng rng = {11, 0, 0};
-    struct spin_stream *stream = test_stream(2);
+    struct spin_stream *stream = spin_test_stream(2);
     for (uint64_t i = 0; i < SPIN_ARRAY_COUNT(shapes); i++) {
         const struct shape *shape = &shapes[i];
         const struct test_kv_config config = {shape->kv_heads,    shape->head_dim,
                                               shape->page_tokens, SPIN_ARRAY_COUNT(query_counts),
                                               visible_lengths,    query_counts};
         struct fixture f = make(shape, &config, &rng);
-        struct test_matrix expected = test_matrix_create(f.q.view.rows, f.q.view.cols, 0);
+        struct test_matrix expected = spin_test_matrix_create(f.q.view.rows, f.q.view.cols, 0);
         expect_all(&f, &config, &expected);
         assert_int_equal(spin_attention_ref(&f.args, stream), SPIN_OK);
-        assert_true(test_relative_l2(&f.out.view, &expected.view) < 1e-6);
+        assert_true(spin_test_matrix_error(&f.out.view, &expected.view) < 1e-6);
         memset(f.out.view.data, 0xff, f.out.memory.bytes);
         assert_int_equal(spin_attention_cpu(&f.args, stream), SPIN_OK);
-        const double error = test_relative_l2(&f.out.view, &expected.view);
+        const double error = spin_test_matrix_error(&f.out.view, &expected.view);
         if (!(error < 1e-5)) {
             fail_msg("shape %d: relative L2 %g", (int)i, error);
         }
-        test_matrix_destroy(&expected);
+        spin_test_matrix_destroy(&expected);
         destroy(&f);
     }
     spin_stream_destroy(stream);
@@ -155,8 +155,8 @@ static void run_in_chunks(const struct fixture *whole, struct test_matrix *out, 
             visible[h] = before + begin + count;
         }
         struct spin_attention_args args = whole->args;
-        args.q = test_rows(&whole->q, begin, count);
-        args.out = test_rows(out, begin, count);
+        args.q = spin_test_rows(&whole->q, begin, count);
+        args.out = spin_test_rows(out, begin, count);
         args.spans = (struct spin_spans){first, 1};
         args.pages.visible = visible;
         assert_int_equal(spin_attention_cpu(&args, stream), SPIN_OK);
@@ -177,18 +177,18 @@ static void test_company_changes_nothing(void **state)
                                                   shapes[i].page_tokens, 1,
                                                   &lengths[j],           &queries};
             struct fixture f = make(&shapes[i], &config, &rng);
-            struct test_matrix other = test_matrix_create(queries, f.out.view.cols, 24);
-            struct spin_stream *one = test_stream(1);
+            struct test_matrix other = spin_test_matrix_create(queries, f.out.view.cols, 24);
+            struct spin_stream *one = spin_test_stream(1);
             run_in_chunks(&f, &f.out, queries, one);
             spin_stream_destroy(one);
             for (uint64_t c = 0; c < SPIN_ARRAY_COUNT(chunks); c++) {
-                struct spin_stream *stream = test_stream((uint32_t)(c % 3) + 1);
+                struct spin_stream *stream = spin_test_stream((uint32_t)(c % 3) + 1);
                 memset(other.view.data, 0xff, other.memory.bytes);
                 run_in_chunks(&f, &other, chunks[c], stream);
-                test_expect_same_bits(&other.view, &f.out.view);
+                spin_test_expect_same_bits(&other.view, &f.out.view);
                 spin_stream_destroy(stream);
             }
-            test_matrix_destroy(&other);
+            spin_test_matrix_destroy(&other);
             destroy(&f);
         }
     }
@@ -211,22 +211,22 @@ static void test_batch_changes_nothing(void **state)
     const struct test_kv_config config = {shape->kv_heads, shape->head_dim, shape->page_tokens,
                                           SEQUENCES,       visible,         queries};
     struct fixture f = make(shape, &config, &rng);
-    struct test_matrix alone = test_matrix_create(SEQUENCES, f.out.view.cols, 24);
-    struct spin_stream *stream = test_stream(3);
+    struct test_matrix alone = spin_test_matrix_create(SEQUENCES, f.out.view.cols, 24);
+    struct spin_stream *stream = spin_test_stream(3);
     assert_int_equal(spin_attention_cpu(&f.args, stream), SPIN_OK);
     for (uint32_t s = 0; s < SEQUENCES; s++) {
         const uint32_t first[2] = {0, 1};
         struct spin_attention_args args = f.args;
-        args.q = test_rows(&f.q, s, 1);
-        args.out = test_rows(&alone, s, 1);
+        args.q = spin_test_rows(&f.q, s, 1);
+        args.out = spin_test_rows(&alone, s, 1);
         args.spans = (struct spin_spans){first, 1};
         args.pages.row_offset += (uint64_t)s * shape->kv_heads;
         args.pages.visible += (uint64_t)s * shape->kv_heads;
         assert_int_equal(spin_attention_cpu(&args, stream), SPIN_OK);
     }
-    test_expect_same_bits(&f.out.view, &alone.view);
+    spin_test_expect_same_bits(&f.out.view, &alone.view);
     spin_stream_destroy(stream);
-    test_matrix_destroy(&alone);
+    spin_test_matrix_destroy(&alone);
     destroy(&f);
 }
 
@@ -241,15 +241,15 @@ static void test_huge_score(void **state)
     const struct test_kv_config config = {1, 64, 8, 1, &visible, &queries};
     struct spin_rng rng = {14, 0, 0};
     struct fixture f = make(&shape, &config, &rng);
-    struct spin_stream *stream = test_stream(2);
+    struct spin_stream *stream = spin_test_stream(2);
     uint16_t *k = spin_list_k(&f.kv.lists, 0, winner);
     for (uint32_t d = 0; d < 64; d++) {
-        k[d] = spin_bf16_from_f32(test_row(&f.q, 0)[d] * 1e4F);
+        k[d] = spin_bf16_from_f32(spin_test_row(&f.q, 0)[d] * 1e4F);
     }
     assert_int_equal(spin_attention_cpu(&f.args, stream), SPIN_OK);
     for (uint32_t d = 0; d < 64; d++) {
         const float v = spin_f32_from_bf16(spin_list_v(&f.kv.lists, 0, winner)[d]);
-        assert_true(test_row(&f.out, 0)[d] == v);
+        assert_true(spin_test_row(&f.out, 0)[d] == v);
     }
     spin_stream_destroy(stream);
     destroy(&f);
@@ -260,12 +260,13 @@ static void test_no_queries(void **state)
     (void)state;
     const uint32_t first[1] = {0};
     struct spin_attention_args args = {.q_heads = 3};
-    args.q = (struct spin_matrix){NULL, SPIN_DTYPE_F32, 0, 3 * 64, 3 * 64};
+    const uint32_t cols = 3 * 64;
+    args.q = (struct spin_matrix){NULL, SPIN_DTYPE_F32, 0, cols, cols};
     args.out = args.q;
     args.spans = (struct spin_spans){first, 0};
     args.pages.layout = (struct spin_kv_layout){1, 1, 64, SPIN_KV_BF16, SPIN_SWIZZLE_NONE};
     args.pages.page_tokens = 8;
-    struct spin_stream *stream = test_stream(2);
+    struct spin_stream *stream = spin_test_stream(2);
     assert_int_equal(spin_attention_ref(&args, stream), SPIN_OK);
     assert_int_equal(spin_attention_cpu(&args, stream), SPIN_OK);
     spin_stream_destroy(stream);

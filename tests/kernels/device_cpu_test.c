@@ -40,7 +40,7 @@ static void test_jobs_and_barriers(void **state)
 {
     (void)state;
     for (uint32_t threads = 1; threads <= THREADS_MAX; threads++) {
-        struct exchange exchange = {.stream = test_stream(threads)};
+        struct exchange exchange = {.stream = spin_test_stream(threads)};
         assert_int_equal(spin_stream_threads(exchange.stream), threads);
         for (uint64_t round = 0; round < 200; round++) {
             exchange.round = round;
@@ -84,7 +84,7 @@ static void wait_for_straggler(void *context, uint32_t thread, uint32_t threads)
 static void test_sleeping_at_a_barrier(void **state)
 {
     (void)state;
-    struct straggler straggler = {.stream = test_stream(3)};
+    struct straggler straggler = {.stream = spin_test_stream(3)};
     for (uint32_t late = 0; late < 3; late++) {
         memset(straggler.before, 0, sizeof straggler.before);
         straggler.late = late;
@@ -112,7 +112,7 @@ static void test_memory_is_zeroed_and_aligned(void **state)
 {
     (void)state;
     static const uint64_t sizes[] = {0, 1, 63, 4096, UINT64_C(2) << 20, (UINT64_C(4) << 20) + 1};
-    struct spin_stream *stream = test_stream(1);
+    struct spin_stream *stream = spin_test_stream(1);
     struct spin_error err;
     for (uint64_t i = 0; i < SPIN_ARRAY_COUNT(sizes); i++) {
         void *memory = NULL;

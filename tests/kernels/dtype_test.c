@@ -1,6 +1,8 @@
 /* De-quantisation against what the gguf package computes (testdata/, make_dtype_golden.py), F16 against
- * the compiler's own _Float16, BF16 against the definition of rounding to nearest even. */
+ * the processor's conversions, BF16 against the definition of rounding to nearest even. */
 #include "tests/kernels/kernel_test.h"
+
+#include <immintrin.h>
 
 #define GOLDEN "tests/kernels/testdata/dtype_golden.bin"
 
@@ -16,22 +18,22 @@ static void check_golden(FILE *file, enum spin_dtype dtype)
     const uint64_t count = (uint64_t)header[0] * header[2];
     assert_int_equal(header[1], spin_dtype_block_bytes(dtype));
     assert_int_equal(header[2], spin_dtype_block_values(dtype));
-    struct test_memory blocks = test_memory_create((uint64_t)header[0] * header[1]);
-    struct test_matrix expected = test_matrix_create(1, (uint32_t)count, 0);
-    struct test_matrix actual = test_matrix_create(1, (uint32_t)count, 9);
-    read_exactly(file, test_memory_data(&blocks), blocks.bytes);
+    struct test_memory blocks = spin_test_memory_create((uint64_t)header[0] * header[1]);
+    struct test_matrix expected = spin_test_matrix_create(1, (uint32_t)count, 0);
+    struct test_matrix actual = spin_test_matrix_create(1, (uint32_t)count, 9);
+    read_exactly(file, spin_test_memory_data(&blocks), blocks.bytes);
     read_exactly(file, expected.view.data, count * sizeof(float));
-    spin_dtype_to_f32(dtype, test_memory_data(&blocks), actual.view.data, count);
+    spin_dtype_to_f32(dtype, spin_test_memory_data(&blocks), actual.view.data, count);
     for (uint64_t i = 0; i < count; i++) {
         /* Values, not bits: the package keeps -0 in places where the formula gives 0. */
-        if (test_row(&actual, 0)[i] != test_row(&expected, 0)[i]) {
+        if (spin_test_row(&actual, 0)[i] != spin_test_row(&expected, 0)[i]) {
             fail_msg("%s value %d: %a, expected %a", spin_dtype_name(dtype), (int)i,
-                     (double)test_row(&actual, 0)[i], (double)test_row(&expected, 0)[i]);
+                     (double)spin_test_row(&actual, 0)[i], (double)spin_test_row(&expected, 0)[i]);
         }
     }
-    test_memory_destroy(&blocks);
-    test_matrix_destroy(&expected);
-    test_matrix_destroy(&actual);
+    spin_test_memory_destroy(&blocks);
+    spin_test_matrix_destroy(&expected);
+    spin_test_matrix_destroy(&actual);
 }
 
 static void test_golden_blocks(void **state)
@@ -48,17 +50,12 @@ static void test_golden_blocks(void **state)
 
 static float from_native(uint16_t bits)
 {
-    _Float16 native;
-    memcpy(&native, &bits, sizeof native);
-    return (float)native;
+    return _cvtsh_ss(bits);
 }
 
 static uint16_t to_native(float value)
 {
-    const _Float16 native = (_Float16)value;
-    uint16_t bits;
-    memcpy(&bits, &native, sizeof bits);
-    return bits;
+    return (uint16_t)_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
 }
 
 static void test_every_f16(void **state)

@@ -4,28 +4,28 @@
 static void check(enum spin_dtype dtype, uint32_t rows, uint32_t cols)
 {
     struct spin_rng rng = {61, (uint64_t)dtype, rows};
-    struct test_weight table = test_weight_create(dtype, 192, cols, &rng);
-    struct test_matrix expected = test_matrix_create(rows, cols, 0);
+    struct test_weight table = spin_test_weight_create(dtype, 192, cols, &rng);
+    struct test_matrix expected = spin_test_matrix_create(rows, cols, 0);
     int32_t tokens[64];
     for (uint32_t m = 0; m < rows; m++) {
         tokens[m] = m == 0 ? 191 : (int32_t)spin_rng_below(&rng, 192);
         spin_dtype_to_f32(dtype, spin_weight_row(&table.view, (uint64_t)tokens[m]),
-                          test_row(&expected, m), cols);
+                          spin_test_row(&expected, m), cols);
     }
     for (uint32_t threads = 1; threads <= 3; threads++) {
-        struct spin_stream *stream = test_stream(threads);
-        struct test_matrix y = test_matrix_create(rows, cols, 7);
+        struct spin_stream *stream = spin_test_stream(threads);
+        struct test_matrix y = spin_test_matrix_create(rows, cols, 7);
         const struct spin_embed_args args = {y.view, tokens, table.view};
         assert_int_equal(spin_embed_cpu(&args, stream), SPIN_OK);
-        test_expect_same_bits(&y.view, &expected.view);
+        spin_test_expect_same_bits(&y.view, &expected.view);
         memset(y.view.data, 0xff, y.memory.bytes);
         assert_int_equal(spin_embed_ref(&args, stream), SPIN_OK);
-        test_expect_same_bits(&y.view, &expected.view);
-        test_matrix_destroy(&y);
+        spin_test_expect_same_bits(&y.view, &expected.view);
+        spin_test_matrix_destroy(&y);
         spin_stream_destroy(stream);
     }
-    test_weight_destroy(&table);
-    test_matrix_destroy(&expected);
+    spin_test_weight_destroy(&table);
+    spin_test_matrix_destroy(&expected);
 }
 
 static void test_rows_of_the_table(void **state)

@@ -2,10 +2,10 @@
 
 #include <inttypes.h>
 
-#define CANARY_BYTES 256u
+#define CANARY_BYTES UINT64_C(256)
 #define CANARY 0xa5
 
-struct spin_stream *test_stream(uint32_t threads)
+struct spin_stream *spin_test_stream(uint32_t threads)
 {
     struct spin_stream *stream = NULL;
     struct spin_error err;
@@ -13,7 +13,7 @@ struct spin_stream *test_stream(uint32_t threads)
     return stream;
 }
 
-struct test_memory test_memory_create(uint64_t bytes)
+struct test_memory spin_test_memory_create(uint64_t bytes)
 {
     const uint64_t total = (bytes + 2 * CANARY_BYTES + 63) / 64 * 64;
     struct test_memory memory = {aligned_alloc(64, total), bytes};
@@ -23,12 +23,12 @@ struct test_memory test_memory_create(uint64_t bytes)
     return memory;
 }
 
-void *test_memory_data(const struct test_memory *memory)
+void *spin_test_memory_data(const struct test_memory *memory)
 {
     return memory->base + CANARY_BYTES;
 }
 
-void test_memory_destroy(struct test_memory *memory)
+void spin_test_memory_destroy(struct test_memory *memory)
 {
     for (uint64_t i = 0; i < CANARY_BYTES; i++) {
         if (memory->base[i] != CANARY || memory->base[CANARY_BYTES + memory->bytes + i] != CANARY) {
@@ -40,12 +40,12 @@ void test_memory_destroy(struct test_memory *memory)
     memory->base = NULL;
 }
 
-struct test_matrix test_matrix_create(uint32_t rows, uint32_t cols, uint32_t padding)
+struct test_matrix spin_test_matrix_create(uint32_t rows, uint32_t cols, uint32_t padding)
 {
     const uint64_t stride = (uint64_t)cols + padding;
     struct test_matrix matrix;
-    matrix.memory = test_memory_create(rows * stride * sizeof(float));
-    matrix.view = (struct spin_matrix){.data = test_memory_data(&matrix.memory),
+    matrix.memory = spin_test_memory_create(rows * stride * sizeof(float));
+    matrix.view = (struct spin_matrix){.data = spin_test_memory_data(&matrix.memory),
                                        .dtype = SPIN_DTYPE_F32,
                                        .rows = rows,
                                        .cols = cols,
@@ -53,36 +53,36 @@ struct test_matrix test_matrix_create(uint32_t rows, uint32_t cols, uint32_t pad
     return matrix;
 }
 
-float *test_row(const struct test_matrix *matrix, uint64_t row)
+float *spin_test_row(const struct test_matrix *matrix, uint64_t row)
 {
     return spin_matrix_row(&matrix->view, row);
 }
 
-void test_matrix_fill(struct test_matrix *matrix, struct spin_rng *rng)
+void spin_test_matrix_fill(struct test_matrix *matrix, struct spin_rng *rng)
 {
     for (uint32_t r = 0; r < matrix->view.rows; r++) {
         for (uint32_t c = 0; c < matrix->view.cols; c++) {
-            test_row(matrix, r)[c] = (float)spin_rng_normal(rng);
+            spin_test_row(matrix, r)[c] = (float)spin_rng_normal(rng);
         }
     }
 }
 
-void test_matrix_destroy(struct test_matrix *matrix)
+void spin_test_matrix_destroy(struct test_matrix *matrix)
 {
     for (uint32_t r = 0; r < matrix->view.rows; r++) {
         for (uint64_t c = matrix->view.cols; c < matrix->view.stride; c++) {
-            if (!isnan(test_row(matrix, r)[c])) {
+            if (!isnan(spin_test_row(matrix, r)[c])) {
                 fail_msg("padding of row %u was written at column %" PRIu64, r, c);
             }
         }
     }
-    test_memory_destroy(&matrix->memory);
+    spin_test_memory_destroy(&matrix->memory);
 }
 
-struct spin_matrix test_rows(const struct test_matrix *matrix, uint32_t first, uint32_t count)
+struct spin_matrix spin_test_rows(const struct test_matrix *matrix, uint32_t first, uint32_t count)
 {
     struct spin_matrix view = matrix->view;
-    view.data = test_row(matrix, first);
+    view.data = spin_test_row(matrix, first);
     view.rows = count;
     return view;
 }
@@ -132,13 +132,13 @@ static void set_scales(enum spin_dtype dtype, uint8_t *block, struct spin_rng *r
     }
 }
 
-struct test_weight test_weight_create(enum spin_dtype dtype, uint32_t rows, uint32_t cols,
-                                      struct spin_rng *rng)
+struct test_weight spin_test_weight_create(enum spin_dtype dtype, uint32_t rows, uint32_t cols,
+                                           struct spin_rng *rng)
 {
     const uint64_t bytes = rows * spin_dtype_row_bytes(dtype, cols);
     const uint32_t block_bytes = spin_dtype_block_bytes(dtype);
-    struct test_weight weight = {.memory = test_memory_create(bytes)};
-    uint8_t *data = test_memory_data(&weight.memory);
+    struct test_weight weight = {.memory = spin_test_memory_create(bytes)};
+    uint8_t *data = spin_test_memory_data(&weight.memory);
     for (uint64_t i = 0; i < bytes; i += block_bytes) {
         for (uint32_t j = 0; j < block_bytes; j++) {
             data[i + j] = (uint8_t)spin_rng_u32(rng);
@@ -149,12 +149,19 @@ struct test_weight test_weight_create(enum spin_dtype dtype, uint32_t rows, uint
     return weight;
 }
 
-void test_weight_destroy(struct test_weight *weight)
+void spin_test_weight_destroy(struct test_weight *weight)
 {
-    test_memory_destroy(&weight->memory);
+    spin_test_memory_destroy(&weight->memory);
 }
 
-void test_expect_same_bits(const struct spin_matrix *a, const struct spin_matrix *b)
+static uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+void spin_test_expect_same_bits(const struct spin_matrix *a, const struct spin_matrix *b)
 {
     assert_int_equal(a->rows, b->rows);
     assert_int_equal(a->cols, b->cols);
@@ -162,7 +169,7 @@ void test_expect_same_bits(const struct spin_matrix *a, const struct spin_matrix
         const float *x = spin_matrix_row(a, r);
         const float *y = spin_matrix_row(b, r);
         for (uint64_t c = 0; c < a->cols; c++) {
-            if (memcmp(&x[c], &y[c], sizeof *x) != 0) {
+            if (bits_of(x[c]) != bits_of(y[c])) {
                 fail_msg("row %" PRIu64 " column %" PRIu64 ": %a and %a", r, c, (double)x[c],
                          (double)y[c]);
             }
@@ -170,7 +177,7 @@ void test_expect_same_bits(const struct spin_matrix *a, const struct spin_matrix
     }
 }
 
-double test_relative_l2(const struct spin_matrix *a, const struct spin_matrix *b)
+double spin_test_matrix_error(const struct spin_matrix *a, const struct spin_matrix *b)
 {
     double difference = 0;
     double norm = 0;
@@ -207,15 +214,23 @@ static void shuffle_slots(struct test_kv *kv, struct spin_rng *rng)
     }
 }
 
-struct test_kv test_kv_create(const struct test_kv_config *config, struct spin_rng *rng)
+static void *zeroed(uint64_t count, uint64_t bytes)
+{
+    void *memory = calloc(count, bytes);
+    if (memory == NULL) {
+        abort();
+    }
+    return memory;
+}
+
+struct test_kv spin_test_kv_create(const struct test_kv_config *config, struct spin_rng *rng)
 {
     struct test_kv kv = {0};
     const uint64_t rows = (uint64_t)config->sequences * config->kv_heads;
     uint64_t used = 0;
-    kv.row_offset = calloc(rows + 1, sizeof *kv.row_offset);
-    kv.visible = calloc(rows + 1, sizeof *kv.visible);
-    kv.first = calloc((uint64_t)config->sequences + 1, sizeof *kv.first);
-    assert_true(kv.row_offset != NULL && kv.visible != NULL && kv.first != NULL);
+    kv.row_offset = zeroed(rows + 1, sizeof *kv.row_offset);
+    kv.visible = zeroed(rows + 1, sizeof *kv.visible);
+    kv.first = zeroed((uint64_t)config->sequences + 1, sizeof *kv.first);
     for (uint32_t s = 0; s < config->sequences; s++) {
         kv.first[s + 1] = kv.first[s] + config->queries[s];
         for (uint32_t h = 0; h < config->kv_heads; h++) {
@@ -226,14 +241,13 @@ struct test_kv test_kv_create(const struct test_kv_config *config, struct spin_r
         }
     }
     kv.slot_count = used + used / 4 + 3;
-    kv.slots = calloc(kv.slot_count, sizeof *kv.slots);
-    assert_non_null(kv.slots);
+    kv.slots = zeroed(kv.slot_count, sizeof *kv.slots);
     shuffle_slots(&kv, rng);
     kv.lists.layout = (struct spin_kv_layout){1, config->kv_heads, config->head_dim, SPIN_KV_BF16,
                                               SPIN_SWIZZLE_NONE};
-    kv.pool =
-        test_memory_create(kv.slot_count * spin_page_bytes(&kv.lists.layout, config->page_tokens));
-    kv.lists.pool = test_memory_data(&kv.pool);
+    kv.pool = spin_test_memory_create(kv.slot_count *
+                                      spin_page_bytes(&kv.lists.layout, config->page_tokens));
+    kv.lists.pool = spin_test_memory_data(&kv.pool);
     kv.lists.slots = kv.slots;
     kv.lists.row_offset = kv.row_offset;
     kv.lists.visible = kv.visible;
@@ -242,7 +256,7 @@ struct test_kv test_kv_create(const struct test_kv_config *config, struct spin_r
     return kv;
 }
 
-void test_kv_fill(struct test_kv *kv, struct spin_rng *rng)
+void spin_test_kv_fill(struct test_kv *kv, struct spin_rng *rng)
 {
     const uint32_t head_dim = kv->lists.layout.head_dim;
     const uint64_t rows = (uint64_t)kv->spans.count * kv->lists.layout.kv_heads;
@@ -258,9 +272,9 @@ void test_kv_fill(struct test_kv *kv, struct spin_rng *rng)
     }
 }
 
-void test_kv_destroy(struct test_kv *kv)
+void spin_test_kv_destroy(struct test_kv *kv)
 {
-    test_memory_destroy(&kv->pool);
+    spin_test_memory_destroy(&kv->pool);
     free(kv->slots);
     free(kv->row_offset);
     free(kv->visible);

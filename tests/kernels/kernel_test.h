@@ -28,32 +28,32 @@ struct test_weight {
     struct test_memory memory;
 };
 
-struct spin_stream *test_stream(uint32_t threads);
+struct spin_stream *spin_test_stream(uint32_t threads);
 
 /* `bytes` of 0xff (NaN in every float format), 64-byte aligned, with canaries on both sides. */
-struct test_memory test_memory_create(uint64_t bytes);
-void *test_memory_data(const struct test_memory *memory);
+struct test_memory spin_test_memory_create(uint64_t bytes);
+void *spin_test_memory_data(const struct test_memory *memory);
 /* Fails when a canary is gone, then frees. */
-void test_memory_destroy(struct test_memory *memory);
+void spin_test_memory_destroy(struct test_memory *memory);
 
 /* NaN everywhere; stride = cols + padding. */
-struct test_matrix test_matrix_create(uint32_t rows, uint32_t cols, uint32_t padding);
-void test_matrix_fill(struct test_matrix *matrix, struct spin_rng *rng);
+struct test_matrix spin_test_matrix_create(uint32_t rows, uint32_t cols, uint32_t padding);
+void spin_test_matrix_fill(struct test_matrix *matrix, struct spin_rng *rng);
 /* Fails when the padding is no longer NaN, then destroys the memory. */
-void test_matrix_destroy(struct test_matrix *matrix);
-float *test_row(const struct test_matrix *matrix, uint64_t row);
+void spin_test_matrix_destroy(struct test_matrix *matrix);
+float *spin_test_row(const struct test_matrix *matrix, uint64_t row);
 /* Rows [first, first + count) of another matrix. */
-struct spin_matrix test_rows(const struct test_matrix *matrix, uint32_t first, uint32_t count);
+struct spin_matrix spin_test_rows(const struct test_matrix *matrix, uint32_t first, uint32_t count);
 
 /* Random blocks: quants of all values, scales of a trained matrix's size. */
-struct test_weight test_weight_create(enum spin_dtype dtype, uint32_t rows, uint32_t cols,
-                                      struct spin_rng *rng);
-void test_weight_destroy(struct test_weight *weight);
+struct test_weight spin_test_weight_create(enum spin_dtype dtype, uint32_t rows, uint32_t cols,
+                                           struct spin_rng *rng);
+void spin_test_weight_destroy(struct test_weight *weight);
 
 /* The first difference in bits is printed with its place. */
-void test_expect_same_bits(const struct spin_matrix *a, const struct spin_matrix *b);
+void spin_test_expect_same_bits(const struct spin_matrix *a, const struct spin_matrix *b);
 /* Whole-matrix relative L2 of `a` against `b`. */
-double test_relative_l2(const struct spin_matrix *a, const struct spin_matrix *b);
+double spin_test_matrix_error(const struct spin_matrix *a, const struct spin_matrix *b);
 
 /* A batch over paged KV, with shuffled slots and NaN in every byte that no list token owns. */
 struct test_kv_config {
@@ -76,8 +76,8 @@ struct test_kv {
     uint64_t slot_count;
 };
 
-struct test_kv test_kv_create(const struct test_kv_config *config, struct spin_rng *rng);
-void test_kv_fill(struct test_kv *kv, struct spin_rng *rng);
-void test_kv_destroy(struct test_kv *kv);
+struct test_kv spin_test_kv_create(const struct test_kv_config *config, struct spin_rng *rng);
+void spin_test_kv_fill(struct test_kv *kv, struct spin_rng *rng);
+void spin_test_kv_destroy(struct test_kv *kv);
 
 SPIN_END_DECLS

@@ -24,11 +24,11 @@ static uint16_t expected_bits(float value)
 /* Values that are exactly between two BF16 numbers, too. */
 static void fill_with_ties(struct test_matrix *matrix, struct spin_rng *rng)
 {
-    test_matrix_fill(matrix, rng);
+    spin_test_matrix_fill(matrix, rng);
     for (uint32_t r = 0; r < matrix->view.rows; r++) {
         for (uint32_t c = 0; c < matrix->view.cols; c += 3) {
             const uint32_t bits = (spin_rng_u32(rng) & 0x3fff0000u) | 0x8000u;
-            memcpy(test_row(matrix, r) + c, &bits, sizeof bits);
+            memcpy(spin_test_row(matrix, r) + c, &bits, sizeof bits);
         }
     }
 }
@@ -60,14 +60,14 @@ static void check(append_fn append, uint32_t page_tokens, uint32_t head_dim, uin
     struct spin_rng rng = {71, page_tokens, head_dim};
     const struct test_kv_config config = {3,       head_dim, page_tokens, SPIN_ARRAY_COUNT(visible),
                                           visible, queries};
-    struct test_kv kv = test_kv_create(&config, &rng);
+    struct test_kv kv = spin_test_kv_create(&config, &rng);
     const uint32_t tokens = kv.first[config.sequences];
-    struct test_matrix k = test_matrix_create(tokens, 3 * head_dim, 8);
-    struct test_matrix v = test_matrix_create(tokens, 3 * head_dim, 16);
+    struct test_matrix k = spin_test_matrix_create(tokens, 3 * head_dim, 8);
+    struct test_matrix v = spin_test_matrix_create(tokens, 3 * head_dim, 16);
     fill_with_ties(&k, &rng);
     fill_with_ties(&v, &rng);
     const struct spin_kv_append_args args = {k.view, v.view, kv.spans, kv.lists};
-    struct spin_stream *stream = test_stream(threads);
+    struct spin_stream *stream = spin_test_stream(threads);
     assert_int_equal(append(&args, stream), SPIN_OK);
     uint64_t owned = 0;
     for (uint64_t row = 0; row < (uint64_t)config.sequences * 3; row++) {
@@ -78,15 +78,15 @@ static void check(append_fn append, uint32_t page_tokens, uint32_t head_dim, uin
     }
     /* Everything else is still 0xff: count the bytes of the pool that changed. */
     uint64_t poison = 0;
-    const uint16_t *pool = test_memory_data(&kv.pool);
+    const uint16_t *pool = spin_test_memory_data(&kv.pool);
     for (uint64_t i = 0; i < kv.pool.bytes / 2; i++) {
         poison += pool[i] == 0xffff;
     }
     assert_int_equal(poison, kv.pool.bytes / 2 - owned * 2 * head_dim);
     spin_stream_destroy(stream);
-    test_matrix_destroy(&k);
-    test_matrix_destroy(&v);
-    test_kv_destroy(&kv);
+    spin_test_matrix_destroy(&k);
+    spin_test_matrix_destroy(&v);
+    spin_test_kv_destroy(&kv);
 }
 
 static void test_every_token_in_its_place(void **state)

@@ -53,8 +53,8 @@ static void expect(const struct spin_matrix *x, const struct spin_matmul_part *p
             for (uint32_t k = 0; k < cols; k++) {
                 sum += (double)spin_matrix_row(x, m)[k] * (double)w[k];
             }
-            test_row(y, m)[n] =
-                (float)(sum + (part->accumulate ? (double)test_row(before, m)[n] : 0));
+            spin_test_row(y, m)[n] =
+                (float)(sum + (part->accumulate ? (double)spin_test_row(before, m)[n] : 0));
         }
     }
     free(w);
@@ -63,7 +63,8 @@ static void expect(const struct spin_matrix *x, const struct spin_matmul_part *p
 static void copy_rows(const struct test_matrix *source, struct test_matrix *target)
 {
     for (uint32_t r = 0; r < source->view.rows; r++) {
-        memcpy(test_row(target, r), test_row(source, r), source->view.cols * sizeof(float));
+        memcpy(spin_test_row(target, r), spin_test_row(source, r),
+               source->view.cols * sizeof(float));
     }
 }
 
@@ -80,29 +81,29 @@ struct fixture {
 static struct fixture make(enum spin_dtype dtype, struct shape shape, struct spin_rng *rng)
 {
     const uint32_t cols = cols_for(dtype, shape.k);
-    struct fixture f = {.x = test_matrix_create(shape.m, cols, 16),
-                        .before = test_matrix_create(shape.m, shape.n, 3),
-                        .y = test_matrix_create(shape.m, shape.n, 5),
-                        .weight = test_weight_create(dtype, shape.n, cols, rng),
-                        .bias = test_matrix_create(1, shape.n, 1)};
-    test_matrix_fill(&f.x, rng);
-    test_matrix_fill(&f.before, rng);
-    test_matrix_fill(&f.bias, rng);
+    struct fixture f = {.x = spin_test_matrix_create(shape.m, cols, 16),
+                        .before = spin_test_matrix_create(shape.m, shape.n, 3),
+                        .y = spin_test_matrix_create(shape.m, shape.n, 5),
+                        .weight = spin_test_weight_create(dtype, shape.n, cols, rng),
+                        .bias = spin_test_matrix_create(1, shape.n, 1)};
+    spin_test_matrix_fill(&f.x, rng);
+    spin_test_matrix_fill(&f.before, rng);
+    spin_test_matrix_fill(&f.bias, rng);
     f.args = (struct spin_matmul_args){.x = f.x.view, .part_count = 1};
     f.args.parts[0] = (struct spin_matmul_part){.y = f.y.view, .weight = f.weight.view};
-    f.workspace = test_memory_create(spin_matmul_workspace_bytes(&f.args));
-    f.args.workspace = test_memory_data(&f.workspace);
+    f.workspace = spin_test_memory_create(spin_matmul_workspace_bytes(&f.args));
+    f.args.workspace = spin_test_memory_data(&f.workspace);
     return f;
 }
 
 static void destroy(struct fixture *f)
 {
-    test_matrix_destroy(&f->x);
-    test_matrix_destroy(&f->before);
-    test_matrix_destroy(&f->y);
-    test_matrix_destroy(&f->bias);
-    test_weight_destroy(&f->weight);
-    test_memory_destroy(&f->workspace);
+    spin_test_matrix_destroy(&f->x);
+    spin_test_matrix_destroy(&f->before);
+    spin_test_matrix_destroy(&f->y);
+    spin_test_matrix_destroy(&f->bias);
+    spin_test_weight_destroy(&f->weight);
+    spin_test_memory_destroy(&f->workspace);
 }
 
 typedef spin_status (*matmul_fn)(const struct spin_matmul_args *args, struct spin_stream *stream);
@@ -112,7 +113,7 @@ static void expect_error_below(struct fixture *f, matmul_fn matmul, struct spin_
 {
     copy_rows(&f->before, &f->y);
     assert_int_equal(matmul(&f->args, stream), SPIN_OK);
-    const double error = test_relative_l2(&f->y.view, &expected->view);
+    const double error = spin_test_matrix_error(&f->y.view, &expected->view);
     if (!(error <= bound)) {
         fail_msg("%s m=%u n=%u k=%u: relative L2 %g, bound %g",
                  spin_dtype_name(f->weight.view.dtype), f->x.view.rows, f->y.view.cols,
@@ -128,30 +129,30 @@ static void check_shape(enum spin_dtype dtype, struct shape shape, struct spin_s
     part->bias = shape.n % 2 == 1 ? f.bias.view.data : NULL;
     part->accumulate = shape.k % 512 == 0;
     const bool plain = spin_dtype_block_values(dtype) == 1;
-    struct test_matrix expected = test_matrix_create(shape.m, shape.n, 0);
+    struct test_matrix expected = spin_test_matrix_create(shape.m, shape.n, 0);
     expect(&f.x.view, part, &f.before, &expected);
     expect_error_below(&f, spin_matmul_ref, stream, &expected, 1e-7);
     /* Over a handful of outputs the relative error of rounding x is one sum's luck. */
     const double rounding = shape.m * shape.n >= 64 ? 1.5e-2 : 1e-1;
     expect_error_below(&f, spin_matmul_cpu, stream, &expected, plain ? 1e-5 : rounding);
     if (!plain) {
-        struct test_matrix rounded = test_matrix_create(shape.m, f.x.view.cols, 0);
+        struct test_matrix rounded = spin_test_matrix_create(shape.m, f.x.view.cols, 0);
         copy_rows(&f.x, &rounded);
         for (uint32_t m = 0; m < shape.m; m++) {
-            round_x(test_row(&rounded, m), rounded.view.cols);
+            round_x(spin_test_row(&rounded, m), rounded.view.cols);
         }
         expect(&rounded.view, part, &f.before, &expected);
         expect_error_below(&f, spin_matmul_cpu, stream, &expected, 1e-5);
-        test_matrix_destroy(&rounded);
+        spin_test_matrix_destroy(&rounded);
     }
-    test_matrix_destroy(&expected);
+    spin_test_matrix_destroy(&expected);
     destroy(&f);
 }
 
 static void test_against_double(void **state)
 {
     (void)state;
-    struct spin_stream *streams[2] = {test_stream(1), test_stream(2)};
+    struct spin_stream *streams[2] = {spin_test_stream(1), spin_test_stream(2)};
     for (uint64_t d = 0; d < SPIN_ARRAY_COUNT(dtypes); d++) {
         for (uint64_t i = 0; i < SPIN_ARRAY_COUNT(shapes); i++) {
             check_shape(dtypes[d], shapes[i], streams[i % 2]);
@@ -168,8 +169,8 @@ static void run_in_batches(const struct fixture *f, struct test_matrix *y, uint3
     for (uint32_t m = 0; m < f->x.view.rows; m += batch) {
         struct spin_matmul_args args = f->args;
         const uint32_t count = SPIN_MIN(batch, f->x.view.rows - m);
-        args.x = test_rows(&f->x, m, count);
-        args.parts[0].y = test_rows(y, m, count);
+        args.x = spin_test_rows(&f->x, m, count);
+        args.parts[0].y = spin_test_rows(y, m, count);
         assert_int_equal(spin_matmul_cpu(&args, stream), SPIN_OK);
     }
 }
@@ -180,25 +181,25 @@ static void check_invariance(enum spin_dtype dtype, struct shape shape)
     struct spin_rng rng = {22, (uint64_t)dtype, shape.k};
     struct fixture f = make(dtype, shape, &rng);
     f.args.parts[0].bias = f.bias.view.data;
-    struct test_matrix other = test_matrix_create(shape.m, shape.n, 5);
-    struct spin_stream *first = test_stream(1);
+    struct test_matrix other = spin_test_matrix_create(shape.m, shape.n, 5);
+    struct spin_stream *first = spin_test_stream(1);
     run_in_batches(&f, &f.y, shape.m, first);
     spin_stream_destroy(first);
     for (uint32_t threads = 1; threads <= 3; threads++) {
         for (enum spin_isa isa = SPIN_ISA_AVX2; isa <= SPIN_ISA_AVX512_VNNI; isa++) {
-            struct spin_stream *stream = test_stream(threads);
+            struct spin_stream *stream = spin_test_stream(threads);
             spin_stream_limit_isa(stream, isa);
             const uint32_t batch = batches[((uint32_t)dtype + threads * 2 + isa) % 5];
             memset(other.view.data, 0xff, other.memory.bytes);
             run_in_batches(&f, &other, batch, stream);
-            test_expect_same_bits(&other.view, &f.y.view);
+            spin_test_expect_same_bits(&other.view, &f.y.view);
             memset(other.view.data, 0xff, other.memory.bytes);
             run_in_batches(&f, &other, threads == 1 ? 1 : 64, stream);
-            test_expect_same_bits(&other.view, &f.y.view);
+            spin_test_expect_same_bits(&other.view, &f.y.view);
             spin_stream_destroy(stream);
         }
     }
-    test_matrix_destroy(&other);
+    spin_test_matrix_destroy(&other);
     destroy(&f);
 }
 
@@ -216,7 +217,7 @@ static void test_parts(void **state)
 {
     (void)state;
     struct spin_rng rng = {23, 0, 0};
-    struct spin_stream *stream = test_stream(2);
+    struct spin_stream *stream = spin_test_stream(2);
     const enum spin_dtype part_dtypes[3] = {SPIN_DTYPE_Q4_1, SPIN_DTYPE_BF16, SPIN_DTYPE_Q6_K};
     const uint32_t part_rows[3] = {96, 31, 1};
     struct fixture f = make(SPIN_DTYPE_Q4_1, (struct shape){9, 8, 512}, &rng);
@@ -224,9 +225,9 @@ static void test_parts(void **state)
     struct test_matrix together[3];
     struct test_matrix alone[3];
     for (uint32_t p = 0; p < 3; p++) {
-        weights[p] = test_weight_create(part_dtypes[p], part_rows[p], 512, &rng);
-        together[p] = test_matrix_create(9, part_rows[p], 2);
-        alone[p] = test_matrix_create(9, part_rows[p], 0);
+        weights[p] = spin_test_weight_create(part_dtypes[p], part_rows[p], 512, &rng);
+        together[p] = spin_test_matrix_create(9, part_rows[p], 2);
+        alone[p] = spin_test_matrix_create(9, part_rows[p], 0);
         f.args.parts[p] =
             (struct spin_matmul_part){.y = together[p].view, .weight = weights[p].view};
     }
@@ -238,10 +239,10 @@ static void test_parts(void **state)
         args.parts[0] = f.args.parts[p];
         args.parts[0].y = alone[p].view;
         assert_int_equal(spin_matmul_cpu(&args, stream), SPIN_OK);
-        test_expect_same_bits(&together[p].view, &alone[p].view);
-        test_weight_destroy(&weights[p]);
-        test_matrix_destroy(&together[p]);
-        test_matrix_destroy(&alone[p]);
+        spin_test_expect_same_bits(&together[p].view, &alone[p].view);
+        spin_test_weight_destroy(&weights[p]);
+        spin_test_matrix_destroy(&together[p]);
+        spin_test_matrix_destroy(&alone[p]);
     }
     destroy(&f);
     spin_stream_destroy(stream);
@@ -249,7 +250,7 @@ static void test_parts(void **state)
 
 static void fill_bytes(struct fixture *f, uint8_t quants, uint32_t from, uint32_t to)
 {
-    uint8_t *data = test_memory_data(&f->weight.memory);
+    uint8_t *data = spin_test_memory_data(&f->weight.memory);
     const uint32_t block = spin_dtype_block_bytes(f->weight.view.dtype);
     for (uint64_t i = 0; i < f->weight.memory.bytes; i += block) {
         memset(data + i + from, quants, to - from);
@@ -280,18 +281,18 @@ static void test_extreme_products(void **state)
         for (uint32_t m = 0; m < 9; m++) {
             for (uint32_t k = 0; k < 256; k++) {
                 const bool negative = m % 3 == 1 || (m % 3 == 2 && k % 2 == 1);
-                test_row(&f.x, m)[k] = negative ? -3.0F : 3.0F;
+                spin_test_row(&f.x, m)[k] = negative ? -3.0F : 3.0F;
             }
         }
-        struct test_matrix expected = test_matrix_create(9, 16, 0);
+        struct test_matrix expected = spin_test_matrix_create(9, 16, 0);
         expect(&f.x.view, &f.args.parts[0], &f.before, &expected);
         for (enum spin_isa isa = SPIN_ISA_AVX2; isa <= SPIN_ISA_AVX512_VNNI; isa++) {
-            struct spin_stream *stream = test_stream(1);
+            struct spin_stream *stream = spin_test_stream(1);
             spin_stream_limit_isa(stream, isa);
             expect_error_below(&f, spin_matmul_cpu, stream, &expected, 1e-6);
             spin_stream_destroy(stream);
         }
-        test_matrix_destroy(&expected);
+        spin_test_matrix_destroy(&expected);
         destroy(&f);
     }
 }
@@ -302,20 +303,20 @@ static void test_odd_inputs(void **state)
 {
     (void)state;
     struct spin_rng rng = {25, 0, 0};
-    struct spin_stream *stream = test_stream(2);
+    struct spin_stream *stream = spin_test_stream(2);
     struct fixture f = make(SPIN_DTYPE_Q4_1, (struct shape){4, 20, 64}, &rng);
     for (uint32_t k = 0; k < 64; k++) {
-        test_row(&f.x, 0)[k] = 0;
-        test_row(&f.x, 1)[k] = 1e-38F;
+        spin_test_row(&f.x, 0)[k] = 0;
+        spin_test_row(&f.x, 1)[k] = 1e-38F;
     }
-    test_row(&f.x, 2)[33] = NAN;
-    test_row(&f.x, 3)[1] = -INFINITY;
+    spin_test_row(&f.x, 2)[33] = NAN;
+    spin_test_row(&f.x, 3)[1] = -INFINITY;
     assert_int_equal(spin_matmul_cpu(&f.args, stream), SPIN_OK);
     for (uint32_t n = 0; n < 20; n++) {
-        assert_true(test_row(&f.y, 0)[n] == 0);
-        assert_true(test_row(&f.y, 1)[n] == 0);
-        assert_true(isnan(test_row(&f.y, 2)[n]));
-        assert_true(isnan(test_row(&f.y, 3)[n]));
+        assert_true(spin_test_row(&f.y, 0)[n] == 0);
+        assert_true(spin_test_row(&f.y, 1)[n] == 0);
+        assert_true(isnan(spin_test_row(&f.y, 2)[n]));
+        assert_true(isnan(spin_test_row(&f.y, 3)[n]));
     }
     destroy(&f);
     spin_stream_destroy(stream);

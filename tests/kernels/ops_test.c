@@ -25,7 +25,7 @@ static void test_tables(void **state)
 static void test_isa_limit(void **state)
 {
     (void)state;
-    struct spin_stream *stream = test_stream(1);
+    struct spin_stream *stream = spin_test_stream(1);
     assert_int_equal(spin_stream_isa(stream), spin_isa_detect());
     spin_stream_limit_isa(stream, SPIN_ISA_AVX512_VNNI);
     assert_int_equal(spin_stream_isa(stream), spin_isa_detect());

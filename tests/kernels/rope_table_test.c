@@ -9,8 +9,8 @@ static void test_against_long_double(void **state)
     const uint32_t positions = 131072;
     const double frequencies[4] = {1.0, 0.31622776601683794, 1e-3, 2.5e-7};
     const struct spin_rope_frequencies source = {frequencies, 8, 1.25};
-    struct test_memory memory = test_memory_create(spin_rope_table_bytes(positions, 8));
-    float *table = test_memory_data(&memory);
+    struct test_memory memory = spin_test_memory_create(spin_rope_table_bytes(positions, 8));
+    float *table = spin_test_memory_data(&memory);
     spin_rope_table_fill(&source, 0, 70000, table);
     spin_rope_table_fill(&source, 70000, positions - 70000, table);
     for (uint32_t p = 0; p < positions; p += 97) {
@@ -21,7 +21,7 @@ static void test_against_long_double(void **state)
             assert_true(fabsl((long double)pair[1] - 1.25L * sinl(angle)) < 1e-7L);
         }
     }
-    test_memory_destroy(&memory);
+    spin_test_memory_destroy(&memory);
 }
 
 int main(void)

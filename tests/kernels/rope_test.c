@@ -31,7 +31,7 @@ static struct test_matrix make_table(uint32_t rotary_dim)
     for (uint32_t i = 0; i < rotary_dim / 2; i++) {
         frequencies[i] = frequency(i, rotary_dim);
     }
-    struct test_matrix table = test_matrix_create(POSITIONS, rotary_dim, 0);
+    struct test_matrix table = spin_test_matrix_create(POSITIONS, rotary_dim, 0);
     const struct spin_rope_frequencies source = {frequencies, rotary_dim, 1.0};
     spin_rope_table_fill(&source, 0, POSITIONS, table.view.data);
     return table;
@@ -42,7 +42,7 @@ static void expect(const struct spin_rope_args *args, const struct test_matrix *
 {
     const uint32_t half = args->table.rotary_dim / 2;
     for (uint32_t m = 0; m < x->view.rows; m++) {
-        memcpy(test_row(y, m), test_row(x, m), x->view.cols * sizeof(float));
+        memcpy(spin_test_row(y, m), spin_test_row(x, m), x->view.cols * sizeof(float));
         for (uint32_t i = 0; i < args->heads * half; i++) {
             const uint32_t pair = i % half;
             const bool halves = args->table.pairs == SPIN_ROPE_HALVES;
@@ -52,9 +52,10 @@ static void expect(const struct spin_rope_args *args, const struct test_matrix *
             const double angle =
                 (double)args->positions[m] * frequency(pair, args->table.rotary_dim);
             const double complex value =
-                CMPLX((double)test_row(x, m)[a], (double)test_row(x, m)[b]) * cexp(I * angle);
-            test_row(y, m)[a] = (float)creal(value);
-            test_row(y, m)[b] = (float)cimag(value);
+                CMPLX((double)spin_test_row(x, m)[a], (double)spin_test_row(x, m)[b]) *
+                cexp(I * angle);
+            spin_test_row(y, m)[a] = (float)creal(value);
+            spin_test_row(y, m)[b] = (float)cimag(value);
         }
     }
 }
@@ -63,10 +64,10 @@ static void check(rope_fn rope, const struct shape *shape, enum spin_rope_pairs 
 {
     struct spin_rng rng = {51, shape->rows, shape->head_dim};
     struct test_matrix table = make_table(shape->rotary_dim);
-    struct test_matrix x = test_matrix_create(shape->rows, shape->heads * shape->head_dim, 6);
-    struct test_matrix expected = test_matrix_create(shape->rows, x.view.cols, 0);
-    test_matrix_fill(&x, &rng);
-    uint32_t positions[64];
+    struct test_matrix x = spin_test_matrix_create(shape->rows, shape->heads * shape->head_dim, 6);
+    struct test_matrix expected = spin_test_matrix_create(shape->rows, x.view.cols, 0);
+    spin_test_matrix_fill(&x, &rng);
+    uint32_t positions[64] = {0};
     for (uint32_t m = 0; m < shape->rows; m++) {
         positions[m] = m == 0 ? POSITIONS - 1 : spin_rng_below(&rng, POSITIONS);
     }
@@ -76,13 +77,13 @@ static void check(rope_fn rope, const struct shape *shape, enum spin_rope_pairs 
                                         positions,
                                         {table.view.data, POSITIONS, shape->rotary_dim, pairs}};
     expect(&args, &x, &expected);
-    struct spin_stream *stream = test_stream(2);
+    struct spin_stream *stream = spin_test_stream(2);
     assert_int_equal(rope(&args, stream), SPIN_OK);
-    assert_true(test_relative_l2(&x.view, &expected.view) <= 1e-6);
+    assert_true(spin_test_matrix_error(&x.view, &expected.view) <= 1e-6);
     spin_stream_destroy(stream);
-    test_matrix_destroy(&table);
-    test_matrix_destroy(&x);
-    test_matrix_destroy(&expected);
+    spin_test_matrix_destroy(&table);
+    spin_test_matrix_destroy(&x);
+    spin_test_matrix_destroy(&expected);
 }
 
 static void test_against_complex_numbers(void **state)
@@ -102,35 +103,35 @@ static void test_rows_are_invariant(void **state)
     static const uint32_t batches[] = {64, 1, 7};
     struct spin_rng rng = {52, 0, 0};
     struct test_matrix table = make_table(64);
-    struct test_matrix x = test_matrix_create(64, 3 * 64, 0);
-    struct test_matrix whole = test_matrix_create(64, 3 * 64, 0);
-    struct test_matrix other = test_matrix_create(64, 3 * 64, 0);
-    test_matrix_fill(&x, &rng);
-    uint32_t positions[64];
+    struct test_matrix x = spin_test_matrix_create(64, 3 * 64, 0);
+    struct test_matrix whole = spin_test_matrix_create(64, 3 * 64, 0);
+    struct test_matrix other = spin_test_matrix_create(64, 3 * 64, 0);
+    spin_test_matrix_fill(&x, &rng);
+    uint32_t positions[64] = {0};
     for (uint32_t m = 0; m < 64; m++) {
         positions[m] = spin_rng_below(&rng, POSITIONS);
     }
     for (uint32_t i = 0; i < 9; i++) {
-        struct spin_stream *stream = test_stream(i / 3 + 1);
+        struct spin_stream *stream = spin_test_stream(i / 3 + 1);
         struct test_matrix *y = i == 0 ? &whole : &other;
         memcpy(y->view.data, x.view.data, x.memory.bytes);
         for (uint32_t m = 0; m < 64; m += batches[i % 3]) {
             const uint32_t count = SPIN_MIN(batches[i % 3], 64 - m);
             const struct spin_rope_args args = {
-                test_rows(y, m, count),
+                spin_test_rows(y, m, count),
                 3,
                 64,
                 positions + m,
                 {table.view.data, POSITIONS, 64, SPIN_ROPE_INTERLEAVED}};
             assert_int_equal(spin_rope_cpu(&args, stream), SPIN_OK);
         }
-        test_expect_same_bits(&y->view, &whole.view);
+        spin_test_expect_same_bits(&y->view, &whole.view);
         spin_stream_destroy(stream);
     }
-    test_matrix_destroy(&table);
-    test_matrix_destroy(&x);
-    test_matrix_destroy(&whole);
-    test_matrix_destroy(&other);
+    spin_test_matrix_destroy(&table);
+    spin_test_matrix_destroy(&x);
+    spin_test_matrix_destroy(&whole);
+    spin_test_matrix_destroy(&other);
 }
 
 int main(void)

@@ -14,25 +14,25 @@ static void check(swiglu_fn swiglu, uint32_t rows, uint32_t cols, uint32_t alias
     struct spin_rng rng = {41, rows, cols};
     struct test_matrix x[3];
     for (uint32_t i = 0; i < 3; i++) {
-        x[i] = test_matrix_create(rows, cols, i + 3);
-        test_matrix_fill(&x[i], &rng);
+        x[i] = spin_test_matrix_create(rows, cols, i + 3);
+        spin_test_matrix_fill(&x[i], &rng);
     }
-    struct test_matrix expected = test_matrix_create(rows, cols, 0);
+    struct test_matrix expected = spin_test_matrix_create(rows, cols, 0);
     for (uint32_t r = 0; r < rows; r++) {
         for (uint32_t c = 0; c < cols; c++) {
-            test_row(&expected, r)[c] =
-                expected_value(test_row(&x[1], r)[c], test_row(&x[2], r)[c]);
+            spin_test_row(&expected, r)[c] =
+                expected_value(spin_test_row(&x[1], r)[c], spin_test_row(&x[2], r)[c]);
         }
     }
-    struct spin_stream *stream = test_stream(2);
+    struct spin_stream *stream = spin_test_stream(2);
     const struct spin_swiglu_args args = {x[alias].view, x[1].view, x[2].view};
     assert_int_equal(swiglu(&args, stream), SPIN_OK);
-    assert_true(test_relative_l2(&args.y, &expected.view) <= 1e-6);
+    assert_true(spin_test_matrix_error(&args.y, &expected.view) <= 1e-6);
     spin_stream_destroy(stream);
     for (uint32_t i = 0; i < 3; i++) {
-        test_matrix_destroy(&x[i]);
+        spin_test_matrix_destroy(&x[i]);
     }
-    test_matrix_destroy(&expected);
+    spin_test_matrix_destroy(&expected);
 }
 
 static void test_against_double(void **state)
@@ -51,24 +51,24 @@ static void test_against_double(void **state)
 static void test_extreme_gates(void **state)
 {
     (void)state;
-    struct spin_stream *stream = test_stream(1);
-    struct test_matrix gate = test_matrix_create(1, 4096, 0);
-    struct test_matrix up = test_matrix_create(1, 4096, 0);
-    struct test_matrix y = test_matrix_create(1, 4096, 0);
+    struct spin_stream *stream = spin_test_stream(1);
+    struct test_matrix gate = spin_test_matrix_create(1, 4096, 0);
+    struct test_matrix up = spin_test_matrix_create(1, 4096, 0);
+    struct test_matrix y = spin_test_matrix_create(1, 4096, 0);
     for (uint32_t c = 0; c < 4096; c++) {
-        test_row(&gate, 0)[c] = ((float)c - 2048.0F) * 0.0625F;
-        test_row(&up, 0)[c] = 1.0F;
+        spin_test_row(&gate, 0)[c] = ((float)c - 2048.0F) * 0.0625F;
+        spin_test_row(&up, 0)[c] = 1.0F;
     }
     const struct spin_swiglu_args args = {y.view, gate.view, up.view};
     assert_int_equal(spin_swiglu_cpu(&args, stream), SPIN_OK);
     for (uint32_t c = 0; c < 4096; c++) {
-        const double expected = (double)expected_value(test_row(&gate, 0)[c], 1.0F);
+        const double expected = (double)expected_value(spin_test_row(&gate, 0)[c], 1.0F);
         const double bound = 1e-6 * fabs(expected) + 1e-30;
-        assert_true(fabs((double)test_row(&y, 0)[c] - expected) <= bound);
+        assert_true(fabs((double)spin_test_row(&y, 0)[c] - expected) <= bound);
     }
-    test_matrix_destroy(&gate);
-    test_matrix_destroy(&up);
-    test_matrix_destroy(&y);
+    spin_test_matrix_destroy(&gate);
+    spin_test_matrix_destroy(&up);
+    spin_test_matrix_destroy(&y);
     spin_stream_destroy(stream);
 }
 
@@ -77,29 +77,30 @@ static void test_rows_are_invariant(void **state)
     (void)state;
     static const uint32_t batches[] = {64, 1, 7};
     struct spin_rng rng = {42, 0, 0};
-    struct test_matrix gate = test_matrix_create(64, 203, 4);
-    struct test_matrix up = test_matrix_create(64, 203, 4);
-    struct test_matrix whole = test_matrix_create(64, 203, 0);
-    struct test_matrix other = test_matrix_create(64, 203, 0);
-    test_matrix_fill(&gate, &rng);
-    test_matrix_fill(&up, &rng);
+    struct test_matrix gate = spin_test_matrix_create(64, 203, 4);
+    struct test_matrix up = spin_test_matrix_create(64, 203, 4);
+    struct test_matrix whole = spin_test_matrix_create(64, 203, 0);
+    struct test_matrix other = spin_test_matrix_create(64, 203, 0);
+    spin_test_matrix_fill(&gate, &rng);
+    spin_test_matrix_fill(&up, &rng);
     for (uint32_t i = 0; i < 9; i++) {
-        struct spin_stream *stream = test_stream(i / 3 + 1);
+        struct spin_stream *stream = spin_test_stream(i / 3 + 1);
         struct test_matrix *y = i == 0 ? &whole : &other;
         const uint32_t batch = batches[i % 3];
         for (uint32_t m = 0; m < 64; m += batch) {
             const uint32_t count = SPIN_MIN(batch, 64 - m);
-            const struct spin_swiglu_args args = {
-                test_rows(y, m, count), test_rows(&gate, m, count), test_rows(&up, m, count)};
+            const struct spin_swiglu_args args = {spin_test_rows(y, m, count),
+                                                  spin_test_rows(&gate, m, count),
+                                                  spin_test_rows(&up, m, count)};
             assert_int_equal(spin_swiglu_cpu(&args, stream), SPIN_OK);
         }
-        test_expect_same_bits(&y->view, &whole.view);
+        spin_test_expect_same_bits(&y->view, &whole.view);
         spin_stream_destroy(stream);
     }
-    test_matrix_destroy(&gate);
-    test_matrix_destroy(&up);
-    test_matrix_destroy(&whole);
-    test_matrix_destroy(&other);
+    spin_test_matrix_destroy(&gate);
+    spin_test_matrix_destroy(&up);
+    spin_test_matrix_destroy(&whole);
+    spin_test_matrix_destroy(&other);
 }
 
 int main(void)
