@@ -191,12 +191,12 @@ static struct timings measure(const struct spin_answer *answer, uint64_t now_ns)
     if (answer->first_ns != 0) {
         t.ttft_s = seconds(answer->first_ns - answer->config.started_ns);
     }
-    t.prefill_s = seconds(answer->usage.prefill_ns);
-    if (t.prefill_s > 0) {
-        t.prefill_tokens_per_s =
-            (answer->usage.prompt_tokens - answer->usage.cached_tokens) / t.prefill_s;
-    }
     /* The worker's clock where it told us, ours where the call was cut short. */
+    t.prefill_s = answer->finished ? seconds(answer->usage.prefill_ns) : t.ttft_s;
+    if (t.prefill_s > 0) {
+        const uint64_t prefilled = answer->config.prompt_tokens - answer->usage.cached_tokens;
+        t.prefill_tokens_per_s = (double)prefilled / t.prefill_s;
+    }
     const double decode_s = answer->finished ? seconds(answer->usage.decode_ns)
                                              : seconds(answer->last_ns - answer->first_ns);
     if (answer->token_count > 1 && decode_s > 0) {
@@ -210,11 +210,9 @@ static void print_stats(const struct spin_answer *answer, const struct timings *
 {
     FILE *out = answer->config.stats_out;
     const Spin__V1__Usage *usage = &answer->usage;
-    if (answer->finished) {
-        (void)fprintf(out, "prompt  %u tokens, queued %.3f s, prefill %.3f s, %.1f tok/s\n",
-                      usage->prompt_tokens, seconds(usage->queue_ns), t->prefill_s,
-                      t->prefill_tokens_per_s);
-    }
+    (void)fprintf(out, "prompt  %" PRIu64 " tokens, queued %.3f s, prefill %.3f s, %.1f tok/s\n",
+                  answer->config.prompt_tokens, seconds(usage->queue_ns), t->prefill_s,
+                  t->prefill_tokens_per_s);
     (void)fprintf(out,
                   "output  %" PRIu64 " tokens, first after %.3f s, then %.1f ms each, %.1f tok/s\n",
                   answer->token_count, t->ttft_s, t->tpot_s * 1e3, t->tokens_per_s);
@@ -255,9 +253,9 @@ static void print_json(struct spin_answer *answer, const struct timings *t)
         (void)fputs("]", out);
     }
     (void)fprintf(out,
-                  ", \"prompt_tokens\": %u, \"completion_tokens\": %" PRIu64
+                  ", \"prompt_tokens\": %" PRIu64 ", \"completion_tokens\": %" PRIu64
                   ", \"cached_tokens\": %u, \"preemptions\": %u",
-                  usage->prompt_tokens, answer->token_count, usage->cached_tokens,
+                  answer->config.prompt_tokens, answer->token_count, usage->cached_tokens,
                   usage->preemptions);
     (void)fprintf(out,
                   ", \"queue_s\": %.6f, \"ttft_s\": %.6f, \"prefill_s\": %.6f"

@@ -1,7 +1,7 @@
 /* answer: what came back from a worker for one prompt, and how it is shown.
  *
- * Why        Printing as it comes, collecting for --json and the timings at the end look at the same
- *            tokens; the call's callbacks only hand them over.
+ * Why        Printing as it comes, collecting for --json and the timings at the end look at the
+ *            same tokens; the call's callbacks only hand them over.
  * Ownership  Owns what it collects; borrows the options, the text stream and the output streams.
  * Threading  add_response: the client's thread. The rest: after the call is over.
  * Units      Nanoseconds; tokens.
@@ -21,6 +21,7 @@ struct spin_answer_config {
     const struct spin_tokenizer *tokenizer;
     FILE *text_out;  /* standard output */
     FILE *stats_out; /* standard error */
+    uint64_t prompt_tokens;
     uint64_t started_ns;
 };
 

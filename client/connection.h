@@ -1,6 +1,7 @@
 /* connection: one worker, dialled by a command that a person waits for.
  *
- * Why        Commands block the main thread in one place, where Ctrl-C is seen and turned into a cancel.
+ * Why        Commands block the main thread in one place, where Ctrl-C is seen and turned into a
+ *            cancel.
  * Ownership  Owns its rpc client. Borrows the request during call.
  * Threading  The main thread; open before any other thread, it blocks signals for those to come.
  * Units      Nanoseconds.

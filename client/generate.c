@@ -107,6 +107,7 @@ static spin_status prepare(struct generation *generation, const char *argument,
                                               .tokenizer = generation->tokenizer,
                                               .text_out = stdout,
                                               .stats_out = stderr,
+                                              .prompt_tokens = generation->prompt.count,
                                               .started_ns = spin_now_ns(spin_clock_real())};
     return spin_answer_create(&answer, &generation->answer, err);
 }

@@ -1,10 +1,12 @@
 /* prompt: the prompt's text from wherever it is, as tokens.
  *
- * Why        Argument, file and standard input are one thing after this; so are chat and raw prompts.
+ * Why        Argument, file and standard input are one thing after this; so are chat and raw
+ *            prompts.
  * Ownership  A spin_prompt owns its tokens until deinit.
  * Threading  The main thread; read blocks on standard input.
  * Units      Bytes of UTF-8, tokens.
- * Errors     INVALID: no prompt, or two. NOT_FOUND, IO, LIMIT: the file. UNSUPPORTED: the template. */
+ * Errors     INVALID: no prompt, or two. NOT_FOUND, IO, LIMIT: the file. UNSUPPORTED: the
+ *            template. */
 #pragma once
 
 #include "client/options.h"

@@ -1,7 +1,7 @@
 /* stop_filter: lets text through until a stop string shows, and nothing of the stop string itself.
  *
- * Why        Text comes in pieces that end anywhere, so what may be the beginning of the stop string
- *            is held back until the next byte decides (Knuth, Morris, Pratt).
+ * Why        Text comes in pieces that end anywhere, so what may be the beginning of the stop
+ *            string is held back until the next byte decides (Knuth, Morris, Pratt).
  * Ownership  Borrows the stop string.
  * Threading  One thread at a time.
  * Units      Bytes.

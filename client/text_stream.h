@@ -5,7 +5,8 @@
  * Ownership  Borrows the tokenizer and the stop string until destroy.
  * Threading  One thread at a time.
  * Units      Bytes.
- * Errors     INVALID from push: a token that the tokenizer does not know, so it is another model's. */
+ * Errors     INVALID from push: a token that the tokenizer does not know, so it is another
+ *            model's. */
 #pragma once
 
 #include "model/text/tokenizer.h"

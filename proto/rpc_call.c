@@ -4,8 +4,9 @@
  *      \--shutdown--> freed            \--client gone--> gone() --finish--> closed
  *
  * References: the posted request, which becomes the handler's hold; the close notice; a send under
- * way; a place in the sender's ring. The last one to go frees the call, never on the handler's thread:
- * finish only marks, and pump, which runs on the rpc or the sender thread, drops the handler's hold. */
+ * way; a place in the sender's ring. The last one to go frees the call, never on the handler's
+ * thread: finish only marks, and pump, which runs on the rpc or the sender thread, drops the
+ * handler's hold. */
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/mutex.h"

@@ -1,15 +1,15 @@
 /* rpc_client: gRPC's client side: one connection, calls that answer through callbacks.
  *
- * Why        The only door to gRPC core for those who ask. A unary method is a stream of one answer, so
- *            there is one kind of call.
- * Ownership  The client owns its connection and thread. submit copies what it needs and returns a call
- *            that the caller releases; a call may be released before it is over.
+ * Why        The only door to gRPC core for those who ask. A unary method is a stream of one
+ *            answer, so there is one kind of call.
+ * Ownership  The client owns its connection and thread. submit copies what it needs and returns a
+ *            call that the caller releases; a call may be released before it is over.
  * Threading  create, destroy: one control thread. Everything else: any thread. Callbacks run on the
- *            client's thread, one at a time; until one returns, the stream it belongs to stands still,
- *            which is the back-pressure that the server sees.
+ *            client's thread, one at a time; until one returns, the stream it belongs to stands
+ *            still, which is the back-pressure that the server sees.
  * Units      Bytes; deadlines are absolute on the monotonic clock.
- * Errors     submit: INVALID; then no callback comes. After OK `finished` is called exactly once, last.
- *            A peer that cannot be reached is PEER_LOST in `finished`. */
+ * Errors     submit: INVALID; then no callback comes. After OK `finished` is called exactly once,
+ *            last. A peer that cannot be reached is PEER_LOST in `finished`. */
 #pragma once
 
 #include "proto/rpc_message.h"

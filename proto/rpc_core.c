@@ -15,8 +15,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* gRPC core logs as errors what callers get as a status as well (a refused connection, a taken port);
- * we report those once, where they are handled. Its failed assertions are its last words. */
+/* gRPC core logs as errors what callers get as a status as well (a refused connection, a taken
+ * port); we report those once, where they are handled. Its failed assertions are its last words. */
 static void forward_log(gpr_log_func_args *args)
 {
     if (strstr(args->message, "assertion failed") != NULL) {

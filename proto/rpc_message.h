@@ -1,13 +1,14 @@
 /* rpc_message: protobuf bytes into messages, inside an arena with a cap.
  *
- * Why        What a peer sends decides how much memory parsing takes: a few bytes can announce millions
- *            of elements. The message and everything in it come from one arena, so a hostile message
- *            is a refusal and a good one is freed at once.
- * Ownership  The message lives in the arena: valid until its reset or destroy; never freed by itself.
+ * Why        What a peer sends decides how much memory parsing takes: a few bytes can announce
+ *            millions of elements. The message and everything in it come from one arena, so a
+ *            hostile message is a refusal and a good one is freed at once.
+ * Ownership  The message lives in the arena: valid until its reset or destroy; never freed by
+ *            itself.
  * Threading  One thread at a time per arena.
  * Units      Bytes.
- * Errors     INVALID: not a message of this type. LIMIT: over bytes_max. NO_MEMORY: over the arena's
- *            cap. Strings are as the peer sent them: not checked to be UTF-8. */
+ * Errors     INVALID: not a message of this type. LIMIT: over bytes_max. NO_MEMORY: over the
+ *            arena's cap. Strings are as the peer sent them: not checked to be UTF-8. */
 #pragma once
 
 #include "base/arena.h"

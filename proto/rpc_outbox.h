@@ -1,9 +1,9 @@
 /* rpc_outbox: packed messages that wait for the wire, in one fixed buffer.
  *
- * Why        A producer is faster than a reader for a while, never for ever: what waits has a limit, and
- *            adding to it neither allocates nor blocks. Messages that may be merged leave together:
- *            protobuf defines the concatenation of two encodings as their merge (repeated fields
- *            append, a later scalar wins), so many small messages cost one send.
+ * Why        A producer is faster than a reader for a while, never for ever: what waits has a
+ *            limit, and adding to it neither allocates nor blocks. Messages that may be merged
+ *            leave together: protobuf defines the concatenation of two encodings as their merge
+ *            (repeated fields append, a later scalar wins), so many small messages cost one send.
  * Layout     [u32 length][bytes] ... from read_offset to write_offset; both return to 0 when empty.
  * Ownership  The outbox owns its buffer.
  * Threading  One thread at a time (a call guards its outbox with its mutex).
@@ -32,8 +32,8 @@ void spin_rpc_outbox_deinit(struct spin_rpc_outbox *outbox); /* zeroed storage i
 
 SPIN_MUST_USE spin_status spin_rpc_outbox_push(struct spin_rpc_outbox *outbox,
                                                const struct ProtobufCMessage *message);
-/* How many bytes the next take will write: of one message, or of all when `merge`. 0 when empty or when
- * the messages are empty: see `count`. */
+/* How many bytes the next take will write: of one message, or of all when `merge`. 0 when empty
+ * or when the messages are empty: see `count`. */
 uint64_t spin_rpc_outbox_next_bytes(const struct spin_rpc_outbox *outbox, bool merge);
 /* Moves the next message, or all of them merged, to `target`, which has room for next_bytes. */
 void spin_rpc_outbox_take(struct spin_rpc_outbox *outbox, bool merge, uint8_t *target);

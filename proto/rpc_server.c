@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Requests posted ahead per method: what may arrive between two looks of the rpc thread at its queue
- * without waiting inside gRPC core. */
+/* Requests posted ahead per method: what may arrive between two looks of the rpc thread at its
+ * queue without waiting inside gRPC core. */
 #define POSTED_REQUESTS 8u
 #define LINES_MAX (SPIN_RPC_METHODS_MAX + 2u) /* health and the catch-all */
 #define CALLS_MAX 65536u
@@ -133,7 +133,8 @@ static void on_shutdown(void *self, bool ok)
     }
 }
 
-/* All methods, not only the one whose request was taken: what failed for lack of memory is retried. */
+/* All methods, not only the one whose request was taken: what failed for lack of memory is
+ * retried. */
 static void post_requests(struct spin_rpc_server *server)
 {
     for (uint32_t i = 0; i < server->line_count; i++) {

@@ -1,22 +1,26 @@
 /* rpc_server: gRPC's server side as a table of methods.
  *
- * Why        The only door to gRPC core for those who serve: a handler sees a parsed message and a call
- *            to answer; threads, tags, flow control, limits and the order of shutdown stay in here.
+ * Why        The only door to gRPC core for those who serve: a handler sees a parsed message and
+ *            a call to answer; threads, tags, flow control, limits and the order of shutdown stay
+ *            in here.
  *
- *            client --request--> [rpc thread] start() .. append, append, finish --> [outbox] --> client
+ *            client --request--> [rpc thread] start() .. append, append, finish --> [outbox] -->
+ *            client
  *                                             gone() when the client left before finish
  *
  *            Every method is a stream of answers; a unary one appends once. A method that nobody
  *            registered answers UNIMPLEMENTED, and grpc.health.v1.Health/Check is served already.
- * Ownership  The server owns its calls. A handler holds its call from start to finish, which it calls
- *            exactly once, also after gone. Messages given to append and texts given to finish are
- *            borrowed during the call.
- * Threading  create, start, stop, destroy: one control thread. start and gone run on the rpc thread,
- *            one at a time, and must not block. append, finish: any thread, one at a time per call; they
- *            neither block, allocate nor call into gRPC (a sender thread does), so an engine may.
+ * Ownership  The server owns its calls. A handler holds its call from start to finish, which it
+ *            calls exactly once, also after gone. Messages given to append and texts given to
+ *            finish are borrowed during the call.
+ * Threading  create, start, stop, destroy: one control thread. start and gone run on the rpc
+ *            thread, one at a time, and must not block. append, finish: any thread, one at a time
+ *            per call; they neither block, allocate nor call into gRPC (a sender thread does), so
+ *            an engine may.
  * Units      Bytes, nanoseconds.
- * Errors     create: INVALID (the address), IO (taken; the text says by what and which flag to change).
- *            A client over a limit gets RESOURCE_EXHAUSTED, a malformed message INVALID_ARGUMENT. */
+ * Errors     create: INVALID (the address), IO (taken; the text says by what and which flag to
+ *            change). A client over a limit gets RESOURCE_EXHAUSTED, a malformed message
+ *            INVALID_ARGUMENT. */
 #pragma once
 
 #include "proto/rpc_message.h"
@@ -76,8 +80,8 @@ SPIN_MUST_USE spin_status spin_rpc_server_start(struct spin_rpc_server *server,
                                                 struct spin_error *err);
 /* What health checks answer; false until told otherwise. Any thread. */
 void spin_rpc_server_set_serving(struct spin_rpc_server *server, bool serving);
-/* No new calls; those open may end until grace_ns has passed, then are cancelled. Returns when every
- * call is over, so whoever drives handlers must still be able to finish them. */
+/* No new calls; those open may end until grace_ns has passed, then are cancelled. Returns when
+ * every call is over, so whoever drives handlers must still be able to finish them. */
 void spin_rpc_server_stop(struct spin_rpc_server *server, uint64_t grace_ns);
 void spin_rpc_server_destroy(
     struct spin_rpc_server *server); /* stopped or never started; NULL allowed */
@@ -88,10 +92,11 @@ void spin_rpc_server_get_stats(const struct spin_rpc_server *server,
 void *spin_rpc_call_state(struct spin_rpc_call *call); /* state_bytes, zeroed */
 uint64_t spin_rpc_call_deadline_ns(
     const struct spin_rpc_call *call); /* monotonic, or SPIN_NO_DEADLINE */
-/* Queues a message. When there is no room the call is cut off and gone follows; appending to a call that
- * is over is allowed and does nothing. */
+/* Queues a message. When there is no room the call is cut off and gone follows; appending to a
+ * call that is over is allowed and does nothing. */
 void spin_rpc_call_append(struct spin_rpc_call *call, const struct ProtobufCMessage *message);
-/* Ends the call after what is queued; the handler's hold on it ends here. `text` may be NULL when OK. */
+/* Ends the call after what is queued; the handler's hold on it ends here. `text` may be NULL when
+ * OK. */
 void spin_rpc_call_finish(struct spin_rpc_call *call, spin_status status, const char *text);
 
 SPIN_END_DECLS

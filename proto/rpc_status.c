@@ -1,6 +1,7 @@
 #include "proto/rpc_status.h"
 
-/* Read downwards: the first row with a status gives its code, the first row with a code its status. */
+/* Read downwards: the first row with a status gives its code, the first row with a code its
+ * status. */
 static const struct {
     spin_status status;
     enum spin_rpc_code code;

@@ -1,7 +1,7 @@
 /* rpc_status: our status codes and gRPC's, in one table.
  *
- * Why        A handler decides a spin_status; the wire knows sixteen codes. Both directions come from
- *            the same rows, so they cannot disagree.
+ * Why        A handler decides a spin_status; the wire knows sixteen codes. Both directions come
+ *            from the same rows, so they cannot disagree.
  * Threading  Any thread; pure.
  * Errors     None: an unknown code from a peer is INTERNAL. */
 #pragma once

@@ -1,5 +1,5 @@
-/* Parsing under a cap: good messages come back field by field, hostile ones come back as a status, and
- * what they took is what the arena says. */
+/* Parsing under a cap: good messages come back field by field, hostile ones come back as a
+ * status, and what they took is what the arena says. */
 #include "proto/rpc_message.h"
 
 #include "base/rng.h"

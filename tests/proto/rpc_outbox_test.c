@@ -1,5 +1,5 @@
-/* The outbox against a naive model: a seeded run of pushes and takes, checked message by message, and
- * merged bytes parsed by protobuf-c, which we did not write. */
+/* The outbox against a naive model: a seeded run of pushes and takes, checked message by message,
+ * and merged bytes parsed by protobuf-c, which we did not write. */
 #include "proto/rpc_outbox.h"
 
 #include "base/rng.h"

@@ -1,6 +1,6 @@
-/* Server and client of the wrapper against each other over loopback, on the messages of Worker: every
- * way a call can end, seen from both sides. The Python tests of worker/service are the client that we
- * did not write. */
+/* Server and client of the wrapper against each other over loopback, on the messages of Worker:
+ * every way a call can end, seen from both sides. The Python tests of worker/service are the
+ * client that we did not write. */
 #include "proto/rpc_server.h"
 
 #include "base/assert.h"

@@ -1,5 +1,5 @@
-/* The table against the numbers that gRPC's specification publishes (doc/statuscodes.md), and against
- * itself: a code that came from a status leads back to one with the same code. */
+/* The table against the numbers that gRPC's specification publishes (doc/statuscodes.md), and
+ * against itself: a code that came from a status leads back to one with the same code. */
 #include "proto/rpc_status.h"
 
 #include "tests/spin_test.h"

@@ -1,7 +1,7 @@
 /* generate_request: a GenerateRequest from the wire as the engine's request, or why not.
  *
- * Why        Everything that a client can get wrong is found here, field by field, before the engine
- *            hears of it; the engine's own refusals are about room and length.
+ * Why        Everything that a client can get wrong is found here, field by field, before the
+ *            engine hears of it; the engine's own refusals are about room and length.
  * Ownership  The result borrows the message and `out`'s own arrays: valid while both are.
  * Threading  Any thread; pure.
  * Units      Tokens.

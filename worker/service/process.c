@@ -1,5 +1,6 @@
 /* Up:    signals, model, tokenizer, engine, service (binds), engine thread, service threads, ready.
- * Down:  drain, engine (streams end within the grace), service (their last bytes go out), destroy. */
+ * Down:  drain, engine (streams end within the grace), service (their last bytes go out),
+ * destroy. */
 #include "worker/service/process.h"
 
 #include "base/log.h"

@@ -1,11 +1,11 @@
 /* process: spin-worker from its options to its end: build up, serve, drain, take down.
  *
- * Why        main parses options; everything that has an order (what is created before what, who stops
- *            first) is here in one place.
+ * Why        main parses options; everything that has an order (what is created before what, who
+ *            stops first) is here in one place.
  * Ownership  Borrows the options and the values until it returns.
  * Threading  The main thread, with no other thread started yet: it blocks the signals first.
- * Errors     Logged where they are decided; the result is the exit code: 0 after a clean shutdown, 1
- *            otherwise. A second signal during the shutdown ends the process at once. */
+ * Errors     Logged where they are decided; the result is the exit code: 0 after a clean shutdown,
+ *            1 otherwise. A second signal during the shutdown ends the process at once. */
 #pragma once
 
 #include "worker/service/options.h"

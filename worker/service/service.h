@@ -20,7 +20,7 @@ struct spin_service_config {
     const char *listen;     /* host:port */
     const char *model_name; /* what clients know it by */
     const struct spin_model *model;
-    struct spin_engine *engine; /* created; stopped before the service is */
+    struct spin_engine *engine; /* stopped before the service is */
     const int32_t *end_tokens;  /* borrowed: of the model's tokenizer */
     uint32_t end_token_count;
 };
