@@ -96,6 +96,16 @@ def test_tsan():
                                "--test_tag_filters=-no-sanitizer,-no-tsan,-gpu"], ["//tests/..."])
 
 
+def test_long():
+    """Tests tagged long and manual, which //... leaves out."""
+    found = subprocess.run(["bazel", "query", 'attr(tags, "\\blong\\b", //tests/...)'], cwd=ROOT,
+                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                           timeout=STEP_LIMIT_S).stdout.split()
+    if not found:
+        return Count(failed=1, failures=["long: bazel query finds no test tagged long"])
+    return bazel_test("long", [], found)
+
+
 def script(name, command):
     """A script of ours that ends in 'N passed, N failed, N skipped'."""
     if not (ROOT / command[0]).exists():
@@ -124,7 +134,7 @@ STEPS_ALL = [
     ("clang-tidy", lambda: script("clang_tidy", ["tests/tidy/clang_tidy"])),
     ("fuzz", lambda: script("fuzz", ["tests/fuzz/run", str(FUZZ_S)])),
     ("quality", lambda: script("quality", ["tests/quality/run"])),
-    ("soak", lambda: script("soak", ["tests/soak/run"])),
+    ("long tests", test_long),
 ]
 
 
