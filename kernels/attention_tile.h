@@ -27,7 +27,7 @@ SPIN_BEGIN_DECLS
 #define SPIN_PARTIAL_FLOATS_MAX (SPIN_PARTIAL_O + SPIN_HEAD_DIM_MAX)
 
 struct spin_attention_tile {
-    _Alignas(64) float q[SPIN_TILE_QUERIES][SPIN_HEAD_DIM_MAX]; /* times scale */
+    float q[SPIN_TILE_QUERIES][SPIN_HEAD_DIM_MAX] __attribute__((aligned(64))); /* times scale */
     float score[SPIN_TILE_QUERIES][SPIN_SPLIT_TOKENS_MAX];
     union {
         float k[SPIN_HEAD_DIM_MAX][SPIN_BLOCK_LANES]; /* transposed */

@@ -35,13 +35,13 @@ enum spin_panel_kind {
 };
 
 struct spin_panel {
-    _Alignas(64) uint8_t q[SPIN_PANEL_GROUPS][SPIN_GROUP / 4][SPIN_PANEL_ROWS][4];
+    uint8_t q[SPIN_PANEL_GROUPS][SPIN_GROUP / 4][SPIN_PANEL_ROWS][4] __attribute__((aligned(64)));
     float scale[SPIN_PANEL_GROUPS][2][SPIN_PANEL_ROWS]; /* [1] with SPIN_PANEL_HALVES only */
     float min[SPIN_PANEL_GROUPS][SPIN_PANEL_ROWS];
 };
 
 struct spin_float_panel {
-    _Alignas(64) float w[SPIN_PANEL_VALUES][SPIN_PANEL_ROWS];
+    float w[SPIN_PANEL_VALUES][SPIN_PANEL_ROWS] __attribute__((aligned(64)));
 };
 
 /* Rows of x times one panel: acc[m][row] goes on from what it holds. */

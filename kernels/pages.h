@@ -9,6 +9,7 @@
  *            [i P, i P + P). The last query of a sequence sees list tokens [0, visible[row]); the query
  *            j places before the last sees j fewer. A dense list is every page, so this is causality.
  * Ownership  Borrowed for the duration of the operation.
+ * Threading  Any thread; read-only while an operation runs.
  * Units      tokens; slots; offsets in slot entries. */
 #pragma once
 
