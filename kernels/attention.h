@@ -1,4 +1,5 @@
-/* attention: out[m][h] = softmax(scale q[m][h] K^T) V over the visible tokens of the row's page list.
+/* attention: out[m][h] = softmax(scale q[m][h] K^T) V over the visible tokens of the row's page
+ * list.
  *
  * Formula    Splits of SPIN_SPLIT_PAGES pages of the list, in list order (D5). Split s gives
  *            m_s = max scale q.k, z_s = sum exp(scale q.k - m_s), o_s = sum exp(scale q.k - m_s) v;
@@ -30,8 +31,8 @@ struct spin_attention_args {
     void *workspace;
 };
 
-/* Reads q_heads, spans.count, visible_max and of pages the layout and page_tokens; enough for any call
- * with no more of the first three. */
+/* Reads q_heads, spans.count, visible_max and of pages the layout and page_tokens; enough for any
+ * call with no more of the first three. */
 uint64_t spin_attention_workspace_bytes(const struct spin_attention_args *args);
 spin_status spin_attention_ref(const struct spin_attention_args *args, struct spin_stream *stream);
 spin_status spin_attention_cpu(const struct spin_attention_args *args, struct spin_stream *stream);

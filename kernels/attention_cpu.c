@@ -1,10 +1,10 @@
 /* The fast attention: who does what, when.
  *
- * A task is either a tile of queries of one (sequence, kv head) against its whole list, or, for a single
- * query over a long list, the query heads of one kv head against one split; the latter leave partials
- * in the workspace:
+ * A task is either a tile of queries of one (sequence, kv head) against its whole list, or, for a
+ * single query over a long list, the query heads of one kv head against one split; the latter leave
+ * partials in the workspace:
  *
- *   take tasks until there are none -- barrier -- merge the partials of each query head in list order
+ *   take tasks until there are none -- barrier -- merge each query head's partials in list order
  *
  * Which of the two it is changes no bit: both are spin_attention_split and spin_partial_merge. */
 #include "kernels/attention.h"

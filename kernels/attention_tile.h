@@ -1,10 +1,12 @@
-/* attention_tile: a tile of queries against one split of a page list; the fast attention's arithmetic.
+/* attention_tile: a tile of queries against one split of a page list; the fast attention's
+ * arithmetic.
  *
- * Why        Queries that read the same row share its K and V: both are made into floats once for the
- *            tile. What happens to one query never depends on the others:
- *              s_t = sum_d (scale q[d]) k_t[d], one fma after the other;   m = max s_t over its tokens
- *              p_t = exp(s_t - m);   z = sum of p_t in eight lanes;   o[d] = fma(p_t, v_t[d], o[d]), t
- *              after t
+ * Why        Queries that read the same row share its K and V: both are made into floats once for
+ *            the tile. What happens to one query never depends on the others:
+ *              s_t = sum_d (scale q[d]) k_t[d], one fma after the other
+ *              m   = max s_t over its tokens
+ *              p_t = exp(s_t - m);   z = sum of p_t in eight lanes
+ *              o[d] = fma(p_t, v_t[d], o[d]), t after t
  *            and partials are merged split after split, always by spin_partial_merge.
  * Ownership  Everything lies in the calling thread's scratch, or in the op's workspace (partials).
  * Threading  Any compute thread; pure.

@@ -1,10 +1,10 @@
 /* device: where operations run and where their memory is.
  *
  * Why        The engine is written once against this and the op table; a backend is one file.
- * Ownership  A stream owns its compute threads (CPU) or its CUDA stream; memory from spin_device_alloc
- *            belongs to the caller and is freed with the same stream.
- * Threading  One thread (the engine's) per stream. Operations run in submission order; on the CPU they
- *            are complete when the call returns.
+ * Ownership  A stream owns its compute threads (CPU) or its CUDA stream; memory from
+ *            spin_device_alloc belongs to the caller and is freed with the same stream.
+ * Threading  One thread (the engine's) per stream. Operations run in submission order; on the CPU
+ *            they are complete when the call returns.
  * Units      Bytes; alignment is 64 bytes on the host, 256 on a device. Fresh memory is zeroed.
  * Errors     NO_MEMORY, DEVICE_LOST, UNSUPPORTED (no such backend in this build). */
 #pragma once
@@ -15,8 +15,8 @@ SPIN_BEGIN_DECLS
 
 struct spin_stream; /* private to the backend */
 
-/* `threads` 1..64 compute threads, the calling one included. Barriers between an op's phases spin for
- * at most 20 us and then sleep (D18). */
+/* `threads` 1..64 compute threads, the calling one included. Barriers between an op's phases spin
+ * for at most 20 us and then sleep (D18). */
 SPIN_MUST_USE spin_status spin_stream_create_cpu(uint32_t threads, struct spin_stream **out,
                                                  struct spin_error *err);
 void spin_stream_destroy(struct spin_stream *stream); /* NULL is allowed */

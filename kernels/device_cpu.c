@@ -1,10 +1,11 @@
 /* The CPU stream: a pool of compute threads that meet at gates.
  *
- * A gate is a counter that somebody moves on and others wait for: they spin for a short while, because
- * the next op of a step is microseconds away, and then sleep on a futex, because a machine is shared.
+ * A gate is a counter that somebody moves on and others wait for: they spin for a short while,
+ * because the next op of a step is microseconds away, and then sleep on a futex, because a machine
+ * is shared.
  *
- *   caller   store job, open(dispatch) ----> run ... barrier ... run --> last arrival opens `meeting`
- *   worker   wait(dispatch) ---------------> run ... barrier ... run --> arrives, back to dispatch
+ *   caller   store job, open(dispatch) --> run ... barrier ... run --> wait(meeting)
+ *   worker   wait(dispatch) -------------> run ... barrier ... run --> arrive, back to dispatch
  *
  * The end of a job is a barrier too, but only the caller waits there: a worker cannot meet the next
  * barrier before the next dispatch, and that comes after the caller has left this one. */
@@ -84,8 +85,8 @@ static void gate_wait(struct gate *gate, uint32_t old)
         }
     } while (spin_now_ns(clock) < deadline);
 
-    /* Sequentially consistent on both sides: either the opener sees the sleeper and wakes it, or the
-     * kernel sees the new phase and does not put it to sleep. */
+    /* Sequentially consistent on both sides: either the opener sees the sleeper and wakes it, or
+     * the kernel sees the new phase and does not put it to sleep. */
     atomic_fetch_add(&gate->sleepers, 1);
     while (atomic_load(&gate->phase) == old) {
         futex(&gate->phase, FUTEX_WAIT, old);

@@ -159,8 +159,8 @@ static void q4_k_block(const uint8_t *block, float *target)
     }
 }
 
-/* Groups of 32 come in fours: two take the low and two the high nibbles of 64 bytes of ql, and group i
- * of the four takes bits 2i and 2i + 1 of 32 bytes of qh. A scale covers 16 values. */
+/* Groups of 32 come in fours: two take the low and two the high nibbles of 64 bytes of ql, and
+ * group i of the four takes bits 2i and 2i + 1 of 32 bytes of qh. A scale covers 16 values. */
 static void q6_k_block(const uint8_t *block, float *target)
 {
     const uint8_t *sc = block + 192;

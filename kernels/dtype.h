@@ -1,7 +1,8 @@
 /* dtype: the exact bytes of the number formats (base/dtype.h) and their conversions.
  *
  * Why        Weights are multiplied as they lie in the file; every kernel shares these definitions.
- * Layout     F32 F16 BF16: plain little-endian values. The others are GGUF blocks (docs/formats.md):
+ * Layout     F32 F16 BF16: plain little-endian values. The others are GGUF blocks
+ *            (docs/formats.md):
  *            Q8_0 32 values, 34 bytes   f16 d; int8 q[32]                   x = d q
  *            Q4_0 32 values, 18 bytes   f16 d; u8 qs[16]                    x = d (q - 8)
  *            Q4_1 32 values, 20 bytes   f16 d, m; u8 qs[16]                 x = d q + m

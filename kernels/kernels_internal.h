@@ -1,7 +1,7 @@
 /* kernels_internal: what the CPU operations of this directory share and nobody else sees.
  *
- * Why        Cutting work, finding a row or a page, and the stream's per-thread memory are the same in
- *            every op.
+ * Why        Cutting work, finding a row or a page, and the stream's per-thread memory are the same
+ *            in every op.
  * Ownership  Pointers borrow from the views they are computed from; scratch belongs to the stream.
  * Threading  Inside an op: any of its compute threads; scratch is the asking thread's own.
  * Units      Rows, tokens and heads are indexes; ranges are half open. */
@@ -117,8 +117,8 @@ struct spin_x_group {
     int32_t sum[2]; /* of the first and the last 16 q, for weights with an offset */
 };
 
-/* Attention of single queries is cut over splits, which leaves partials (m, z, o[head_dim]) behind, for
- * at most this many sequences: with more of them whole rows keep every thread busy. */
+/* Attention of single queries is cut over splits, which leaves partials (m, z, o[head_dim]) behind,
+ * for at most this many sequences: with more of them whole rows keep every thread busy. */
 #define SPIN_ATTENTION_SPLIT_SEQUENCES_MAX 8u
 
 SPIN_END_DECLS

@@ -1,7 +1,7 @@
 /* kv_append: writes K (after RoPE) and V of the batch's tokens into their pages, rounded to BF16.
  *
- * Layout     k, v: [tokens][kv_heads * head_dim] activations. The last token of a sequence goes to list
- *            token visible[row] - 1, the token j places before it to visible[row] - 1 - j.
+ * Layout     k, v: [tokens][kv_heads * head_dim] activations. The last token of a sequence goes to
+ *            list token visible[row] - 1, the token j places before it to visible[row] - 1 - j.
  * Limits     The pages are on the lists already and not shared.
  * Execution  Asynchronous on `stream`; no allocation.
  * Invariance Row-invariant: yes. Bit-equal to the reference: yes (round to nearest even). */

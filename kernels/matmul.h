@@ -1,17 +1,18 @@
 /* matmul: for each part p: y_p[m][n] = sum_k x[m][k] W_p[n][k] + bias_p[n] (+ y_p[m][n]).
  *
- * Why        Projections that read the same x (q, k, v; gate, up) are one call, so x is prepared once
- *            and the threads meet once. The residual add rides on `accumulate`.
- * Layout     x: [M][K] activation; W_p: [N_p][K] any dtype, rows unpadded; bias_p: [N_p] F32 or NULL;
- *            y_p: [M][N_p] activation. y_p never aliases x.
+ * Why        Projections that read the same x (q, k, v; gate, up) are one call, so x is prepared
+ *            once and the threads meet once. The residual add rides on `accumulate`.
+ * Layout     x: [M][K] activation; W_p: [N_p][K] any dtype, rows unpadded; bias_p: [N_p] F32 or
+ *            NULL; y_p: [M][N_p] activation. y_p never aliases x.
  * Limits     1 <= parts <= 3, K a multiple of W's block and of 32, M >= 0.
- * Numerics   _ref: double sums over de-quantised weights and unrounded x. _cpu: F32, F16, BF16 weights:
- *            F32 products and sums; block formats: x rounded to int8 per group of 32 (d = max|x|/127),
- *            exact integer dots inside a group, F32 across groups.
- * Workspace  spin_matmul_workspace_bytes(args) bytes, 64-byte aligned, for the duration of the call.
+ * Numerics   _ref: double sums over de-quantised weights and unrounded x. _cpu: F32, F16, BF16
+ *            weights: F32 products and sums; block formats: x rounded to int8 per group of 32 (d =
+ *            max|x|/127), exact integer dots inside a group, F32 across groups.
+ * Workspace  spin_matmul_workspace_bytes(args) bytes, 64-byte aligned, for the duration of the
+ *            call.
  * Execution  Asynchronous on `stream`; no allocation.
- * Invariance Row-invariant: yes. y[m][n] is one fixed sequence of operations over K, whatever M, the
- *            thread count and the neighbours are (D6). */
+ * Invariance Row-invariant: yes. y[m][n] is one fixed sequence of operations over K, whatever M,
+ *            the thread count and the neighbours are (D6). */
 #pragma once
 
 #include "kernels/device.h"

@@ -2,9 +2,9 @@
  *
  *   round x to int8 (all threads, by rows) -- barrier -- take tasks until there are none
  *
- * A task is up to SPIN_TASK_M rows of x times up to four panels of weights: unpack a chunk of K, run
- * every block of x rows over it, go on with the next chunk, store. Tasks are dealt out by a counter;
- * who computes an output changes nothing about it. */
+ * A task is up to TASK_M rows of x times up to four panels of weights: unpack a chunk of K,
+ * run every block of x rows over it, go on with the next chunk, store. Tasks are dealt out by a
+ * counter; who computes an output changes nothing about it. */
 #include "kernels/matmul.h"
 #include "kernels/matmul_tile.h"
 
@@ -15,8 +15,8 @@
 #define TASK_M 256u
 #define TASK_PANELS 4u
 #define TASK_N ((uint64_t)TASK_PANELS * SPIN_PANEL_ROWS)
-/* From here on a task has four panels: x is read once for 64 outputs, and the panels still live in the
- * second-level cache. Below, one panel stays in the first. */
+/* From here on a task has four panels: x is read once for 64 outputs, and the panels still live in
+ * the second-level cache. Below, one panel stays in the first. */
 #define WIDE_M 16u
 /* x so small that rounding it again on every thread is cheaper than meeting. */
 #define LOCAL_VALUES 4096u

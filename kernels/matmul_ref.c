@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-/* De-quantising costs as much as a dot product, and x would be read once per weight row: four rows at
- * a time keep a prompt of a thousand tokens within seconds. Every sum stays on its own. */
+/* De-quantising costs as much as a dot product, and x would be read once per weight row: four rows
+ * at a time keep a prompt of a thousand tokens within seconds. Every sum stays on its own. */
 #define ROWS 4u
 #define COLS_MAX UINT64_C(65536)
 _Static_assert(ROWS *COLS_MAX * sizeof(double) <= SPIN_SCRATCH_BYTES,

@@ -1,10 +1,11 @@
 /* matmul_tile: the two halves of the fast matmul: weights unpacked into panels, and panels times x.
  *
- * Why        A weight row is unpacked once for all rows of x, into an order in which one vector lane is
- *            one output. The sum behind an output is then the same few operations for every tile shape
- *            and instruction set:
- *              block formats  acc = fma(scale * d, dot, acc); acc = fma(min, d_sum, acc) if there is a
- *                             minimum; group after group, dot an exact integer of 32 (Q6_K: 16) products
+ * Why        A weight row is unpacked once for all rows of x, into an order in which one vector
+ *            lane is one output. The sum behind an output is then the same few operations for every
+ *            tile shape and instruction set:
+ *              block formats  acc = fma(scale * d, dot, acc), then, where there is a minimum,
+ *                             acc = fma(min, d_sum, acc); group after group, dot being an exact
+ *                             integer of 32 (Q6_K: 16) products
  *              plain formats  acc = fma(x[k], w[k], acc), k after k
  * Layout     panel: 16 rows. Bytes q[group][4 values][row][value]: one 32-bit lane holds four
  *            consecutive values of one row. Plain values: w[k][row].

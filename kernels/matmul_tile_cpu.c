@@ -21,9 +21,9 @@ INLINE __m256i widen(__m256i pairs)
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 
-/* Four products of each lane as two int16 sums: unsigned times signed bytes. 4- and 6-bit weights stay
- * below 2 * 63 * 127; int8 weights go in as |w| with their sign moved to x, 2 * 128 * 127 at most,
- * which int16 still holds. x never is -128. */
+/* Four products of each lane as two int16 sums: unsigned times signed bytes. 4- and 6-bit weights
+ * stay below 2 * 63 * 127; int8 weights go in as |w| with their sign moved to x, 2 * 128 * 127 at
+ * most, which int16 still holds. x never is -128. */
 INLINE __m256i pair_dots(__m256i w, __m256i x, enum spin_panel_kind kind)
 {
     if (kind == SPIN_PANEL_SIGNED) {

@@ -219,8 +219,8 @@ INLINE void store_scales(const struct place places[LANES], struct spin_panel *pa
     }
 }
 
-/* The next panel's rows follow this one's: ask for as many bytes there as are read here, in order, so
- * that sixteen rows read side by side look like one stream to memory. */
+/* The next panel's rows follow this one's: ask for as many bytes there as are read here, in order,
+ * so that sixteen rows read side by side look like one stream to memory. */
 struct ahead {
     const uint8_t *next;
     uint64_t bytes_per_step;
@@ -377,7 +377,7 @@ INLINE float largest(const __m256 v[4])
     return _mm_cvtss_f32(_mm_castsi128_ps(four));
 }
 
-/* A group with an infinity or a NaN in it becomes zeros with a scale that is not finite: NaN sums. */
+/* A group with an infinity or a NaN in it becomes zeros with a scale that is no number: NaN sums. */
 INLINE struct spin_x_group quantize_group(const float *x, int8_t *q)
 {
     __m256 v[4];

@@ -1,6 +1,6 @@
 /* matrix: the two views that operations take: activations and weights.
  *
- * Why        Every operation names its operands the same way, whatever memory and format they are in.
+ * Why        Every operation names its operands the same way, whatever their memory and format.
  * Ownership  Views borrow; the memory outlives every operation that was given the view.
  * Layout     Row-major. An activation row starts every `stride` elements; a weight row every
  *            spin_dtype_row_bytes(dtype, cols) bytes, without padding.

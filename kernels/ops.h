@@ -1,7 +1,7 @@
 /* ops: one table of operations per backend; the whole model runs on any of them.
  *
- * Why        _ref is the oracle (float storage, double sums, obvious), _cpu is fast, CUDA is faster;
- *            the engine cannot tell which one it holds.
+ * Why        _ref is the oracle (float storage, double sums, obvious), _cpu is fast, CUDA is
+ *            faster; the engine cannot tell which one it holds.
  * Threading  The stream's owner thread.
  * Errors     A broken limit asserts (it is our bug); DEVICE_LOST on a sticky device error. */
 #pragma once

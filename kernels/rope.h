@@ -1,9 +1,10 @@
 /* rope: rotates pairs of q and k by position: (a, b) -> (a cos - b sin, a sin + b cos).
  *
- * Formula    angle(position, i) = position * frequency[i], i < rotary_dim / 2; cos and sin come from a
- *            table made in double precision with the model's scaling (and YaRN's magnitude) folded in.
- * Layout     x: [tokens][heads * head_dim], in place. HALVES pairs (i, i + rotary_dim / 2) (HF, NeoX);
- *            INTERLEAVED pairs (2 i, 2 i + 1) (GGUF's llama).
+ * Formula    angle(position, i) = position * frequency[i], i < rotary_dim / 2; cos and sin come
+ *            from a table made in double precision with the model's scaling (and YaRN's magnitude)
+ *            folded in.
+ * Layout     x: [tokens][heads * head_dim], in place. HALVES pairs (i, i + rotary_dim / 2) (HF,
+ *            NeoX); INTERLEAVED pairs (2 i, 2 i + 1) (GGUF's llama).
  *            table: [positions][rotary_dim / 2] of {cos, sin}.
  * Limits     rotary_dim even, <= head_dim; position[m] < table_positions (asserted).
  * Execution  Asynchronous on `stream`; no allocation.

@@ -1,8 +1,8 @@
 /* rope_table: fills the cos/sin table that rope reads.
  *
  * Why        Angles of position 100,000 have to be made in double precision, once, not per token.
- * Formula    table[p][i] = magnitude * {cos(p f_i), sin(p f_i)}; f_i already carries the model's scaling,
- *            magnitude is YaRN's (1 elsewhere).
+ * Formula    table[p][i] = magnitude * {cos(p f_i), sin(p f_i)}; f_i already carries the model's
+ *            scaling, magnitude is YaRN's (1 elsewhere).
  * Ownership  The caller's memory: spin_rope_table_bytes() bytes.
  * Threading  Any thread; pure.
  * Units      frequencies in radians per position, rotary_dim / 2 of them. */

@@ -77,8 +77,9 @@ static inline __m128i spin_bf16_from_f32x8(__m256 v)
 
 /* exp(x), within 2 ulp in [-87, 88]; what lies below gives 0, above infinity, NaN gives NaN.
  *
- * x = n ln 2 + r, |r| <= ln 2 / 2; Taylor to r^7 leaves r^8 / 8! < 6e-9 of relative error, a tenth of
- * an ulp. 2^n is applied in two halves, so that n = 128 does not overflow before the product does. */
+ * x = n ln 2 + r, |r| <= ln 2 / 2; Taylor to r^7 leaves r^8 / 8! < 6e-9 of relative error, a tenth
+ * of an ulp. 2^n is applied in two halves, so that n = 128 does not overflow before the product
+ * does. */
 static inline __m256 spin_exp8(__m256 x)
 {
     /* Operand order: min and max return their second operand when one is a NaN. */

@@ -1,11 +1,13 @@
-/* ops_bench: time per call of the fast CPU ops at SmolLM2-135M's sizes, beside the floor of the machine.
+/* ops_bench: time per call of the fast CPU ops at SmolLM2-135M's sizes, beside the floor of the
+ * machine.
  *
  *   bazel run -c opt //bench/kernels:ops_bench -- [threads]
  *
- * Method     The floor is the measured read bandwidth of the same threads over 128 MiB: a call cannot be
- *            faster than the bytes it has to read. Weights are taken from 96 MiB in turn, so that they
- *            come from memory, as in a model. A run repeats a call for at least 200 us; 5 runs warm up,
- *            25 count; printed are the median and the distance from the first to the last decile. */
+ * Method     The floor is the measured read bandwidth of the same threads over 128 MiB: a call
+ *            cannot be faster than the bytes it has to read. Weights are taken from 96 MiB in turn,
+ *            so that they come from memory, as in a model. A run repeats a call for at least 200
+ *            us; 5 runs warm up, 25 count; printed are the median and the distance from the first
+ *            to the last decile. */
 #include "kernels/ops.h"
 
 #include "base/clock.h"

@@ -1,5 +1,6 @@
-/* Both attentions against a softmax in double written here from the formula, over pages with shuffled
- * slots and NaN wherever no query may look; then the same query in every kind of company, as bits. */
+/* Both attentions against a softmax in double written here from the formula, over pages with
+ * shuffled slots and NaN wherever no query may look; then the same query in every kind of company,
+ * as bits. */
 #include "tests/kernels/kernel_test.h"
 
 struct shape {
@@ -139,8 +140,8 @@ static void test_against_double(void **state)
     spin_stream_destroy(stream);
 }
 
-/* Runs the last `count` tokens of what `whole` holds, in chunks of `chunk` tokens, as a prefill would:
- * the list of every chunk ends with the chunk. */
+/* Runs the last `count` tokens of what `whole` holds, in chunks of `chunk` tokens, as a prefill
+ * would: the list of every chunk ends with the chunk. */
 static void run_in_chunks(const struct fixture *whole, struct test_matrix *out, uint32_t chunk,
                           struct spin_stream *stream)
 {
@@ -194,8 +195,8 @@ static void test_company_changes_nothing(void **state)
     }
 }
 
-/* A batch of `sequences` single queries is what each of them is alone, whether the op cuts over splits
- * (few sequences) or over rows (many). */
+/* A batch of `sequences` single queries is what each of them is alone, whether the op cuts over
+ * splits (few sequences) or over rows (many). */
 static void test_batch_changes_nothing(void **state)
 {
     (void)state;

@@ -1,5 +1,6 @@
 /* The stream: every thread runs every job once, a barrier separates what is before it from what is
- * after, and both hold when threads had time to fall asleep. Meant to be run with a thread sanitizer. */
+ * after, and both hold when threads had time to fall asleep. Meant to be run with a thread
+ * sanitizer. */
 #include "tests/kernels/kernel_test.h"
 
 #include <stdatomic.h>

@@ -1,5 +1,5 @@
-/* De-quantisation against what the gguf package computes (testdata/, make_dtype_golden.py), F16 against
- * the processor's conversions, BF16 against the definition of rounding to nearest even. */
+/* De-quantisation against what the gguf package computes (testdata/, make_dtype_golden.py), F16
+ * against the processor's conversions, BF16 against the definition of rounding to nearest even. */
 #include "tests/kernels/kernel_test.h"
 
 #include <immintrin.h>

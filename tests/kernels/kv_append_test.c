@@ -1,5 +1,5 @@
-/* Both versions against a walk over tokens written here: the right bytes in the right place, rounded to
- * nearest even, and not a byte of any other token touched. */
+/* Both versions against a walk over tokens written here: the right bytes in the right place,
+ * rounded to nearest even, and not a byte of any other token touched. */
 #include "tests/kernels/kernel_test.h"
 
 typedef spin_status (*append_fn)(const struct spin_kv_append_args *args,

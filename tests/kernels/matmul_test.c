@@ -1,6 +1,6 @@
-/* Both matmuls against double sums over de-quantised weights; the fast one also against the same sums
- * over x rounded here by the header's formula, which leaves only F32 addition between them. Then rows
- * alone, in any batch, on any threads and with either instruction set, as bits. */
+/* Both matmuls against double sums over de-quantised weights; the fast one also against the same
+ * sums over x rounded here by the header's formula, which leaves only F32 addition between them.
+ * Then rows alone, in any batch, on any threads and with either instruction set, as bits. */
 #include "tests/kernels/kernel_test.h"
 
 struct shape {
@@ -9,7 +9,7 @@ struct shape {
     uint32_t k;
 };
 
-/* One, odd, around panels of 16 and tasks of 64 and 256, SmolLM2's widths (its vocabulary cut down). */
+/* One, odd, around panels of 16 and tasks of 64 and 256, SmolLM2's widths. */
 static const struct shape shapes[] = {
     {0, 17, 256},  {1, 1, 256},   {1, 576, 576},  {2, 15, 1536},  {3, 16, 512},  {5, 17, 1024},
     {7, 63, 1280}, {8, 192, 576}, {17, 65, 2304}, {1, 3001, 576}, {33, 80, 256}, {300, 33, 768},
@@ -297,8 +297,8 @@ static void test_extreme_products(void **state)
     }
 }
 
-/* Zeros, numbers too small to scale, and what is no number: the first two give 0, the last NaN, in its
- * own row only. */
+/* Zeros, numbers too small to scale, and what is no number: the first two give 0, the last NaN, in
+ * its own row only. */
 static void test_odd_inputs(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* Both norms against the header's formula in double, in place and not; then rows alone and in company. */
+/* Both norms against the header's formula in double, in place and not; then rows alone and in
+ * company. */
 #include "tests/kernels/kernel_test.h"
 
 struct shape {
