@@ -377,7 +377,7 @@ INLINE float largest(const __m256 v[4])
     return _mm_cvtss_f32(_mm_castsi128_ps(four));
 }
 
-/* A group with an infinity or a NaN in it becomes zeros with a scale that is no number: NaN sums. */
+/* A group with an infinity or a NaN in it becomes zeros whose scale is no number: NaN sums. */
 INLINE struct spin_x_group quantize_group(const float *x, int8_t *q)
 {
     __m256 v[4];

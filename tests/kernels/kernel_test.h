@@ -1,8 +1,8 @@
 /* kernel_test: what the tests of the operations share.
  *
- * Why        Every op is tried the same way: outputs start as NaN between canaries, inputs are seeded
- *            normal numbers in rows longer than the matrix (the padding is NaN), and bits are
- *            compared as bits.
+ * Why        Every op is tried the same way: outputs start as NaN between canaries, inputs are
+ *            seeded normal numbers in rows longer than the matrix (the padding is NaN), and bits
+ *            are compared as bits.
  * Ownership  test_matrix and test_weight own their memory until test_free.
  * Threading  The test's thread. */
 #pragma once
