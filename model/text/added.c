@@ -38,13 +38,14 @@ static spin_status check_tokens(const struct spin_added_token *tokens, uint32_t 
     return SPIN_OK;
 }
 
-spin_status spin_added_build(const struct spin_token_row *rows, const struct spin_vocab *vocab,
-                             bool normalized, struct spin_arena *arena, struct spin_added *out,
-                             struct spin_error *err)
+spin_status spin_added_build(const struct spin_added_source *source, struct spin_arena *arena,
+                             struct spin_added *out, struct spin_error *err)
 {
+    const struct spin_token_row *rows = source->rows;
+    const struct spin_vocab *vocab = source->vocab;
     uint32_t count = 0;
     for (uint32_t id = 0; id < vocab->count; id++) {
-        count += is_wanted(&rows[id], normalized) ? 1 : 0;
+        count += is_wanted(&rows[id], source->normalized) ? 1 : 0;
     }
     struct spin_added_token *tokens = spin_arena_take(arena, count * sizeof *tokens);
     if (tokens == NULL) {
@@ -52,7 +53,7 @@ spin_status spin_added_build(const struct spin_token_row *rows, const struct spi
     }
     uint32_t filled = 0;
     for (uint32_t id = 0; id < vocab->count; id++) {
-        if (is_wanted(&rows[id], normalized)) {
+        if (is_wanted(&rows[id], source->normalized)) {
             const uint32_t begin = vocab->offsets[id];
             tokens[filled++] = (struct spin_added_token){
                 {vocab->bytes + begin, vocab->offsets[id + 1] - begin},

@@ -28,10 +28,14 @@ struct spin_added {
     uint32_t first[257]; /* tokens that begin with byte b: [first[b], first[b + 1]) */
 };
 
-/* Takes the rows of kind ADDED and SPECIAL whose `normalized` is as asked for; empty ones match nothing
- * and are left out. */
-SPIN_MUST_USE spin_status spin_added_build(const struct spin_token_row *rows,
-                                           const struct spin_vocab *vocab, bool normalized,
+struct spin_added_source {
+    const struct spin_token_row *rows; /* [vocab->count] */
+    const struct spin_vocab *vocab;
+    bool normalized; /* of the rows of kind ADDED and SPECIAL, those that say the same */
+};
+
+/* Empty tokens match nothing and are left out. */
+SPIN_MUST_USE spin_status spin_added_build(const struct spin_added_source *source,
                                            struct spin_arena *arena, struct spin_added *out,
                                            struct spin_error *err);
 

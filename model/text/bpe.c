@@ -89,10 +89,10 @@ static spin_status insert(struct builder *builder, struct spin_merge merge, stru
                      PROBES_MAX);
 }
 
-spin_status spin_bpe_build(const struct spin_merge_row *rows, uint64_t count,
-                           const struct spin_vocab *vocab, struct spin_arena *arena,
-                           struct spin_bpe *out, struct spin_error *err)
+spin_status spin_bpe_build(const struct spin_merge_list *merges, const struct spin_vocab *vocab,
+                           struct spin_arena *arena, struct spin_bpe *out, struct spin_error *err)
 {
+    const uint64_t count = merges->count;
     if (count > SPIN_MERGES_MAX) {
         return spin_fail(err, SPIN_ERR_LIMIT, "%llu merges, limit %u", (unsigned long long)count,
                          SPIN_MERGES_MAX);
@@ -116,7 +116,7 @@ spin_status spin_bpe_build(const struct spin_merge_row *rows, uint64_t count,
     out->slot_mask = slot_count - 1;
     for (uint64_t i = 0; i < count; i++) {
         struct spin_merge merge = {0};
-        SPIN_TRY(resolve(&builder, &rows[i], i, &merge, err));
+        SPIN_TRY(resolve(&builder, &merges->rows[i], i, &merge, err));
         SPIN_TRY(insert(&builder, merge, err));
     }
     return SPIN_OK;

@@ -37,9 +37,14 @@ struct spin_bpe {
     bool ignore_merges; /* a whole piece that is a token is that token */
 };
 
+struct spin_merge_list {
+    const struct spin_merge_row *rows;
+    uint64_t count;
+};
+
 /* Sets slots and slot_mask of *out and leaves the rest alone. A pair that comes twice has its last
  * rank, as in the reference. */
-SPIN_MUST_USE spin_status spin_bpe_build(const struct spin_merge_row *rows, uint64_t count,
+SPIN_MUST_USE spin_status spin_bpe_build(const struct spin_merge_list *merges,
                                          const struct spin_vocab *vocab, struct spin_arena *arena,
                                          struct spin_bpe *out, struct spin_error *err);
 

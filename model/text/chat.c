@@ -134,7 +134,8 @@ spin_status spin_chat_render(const struct spin_chat_format *format,
                              uint64_t *out_bytes, struct spin_error *err)
 {
     const struct spin_chat_prompt prompt = {format, messages, message_count, *options};
-    struct spin_chat_text text = {.bytes = out, .capacity = capacity};
+    struct spin_chat_text text = {.capacity = capacity};
+    text.bytes = out;
     const spin_status status = spin_chat_render_text(&prompt, &text, err);
     if (status == SPIN_OK || status == SPIN_ERR_LIMIT) {
         *out_bytes = text.count;

@@ -67,7 +67,8 @@ uint64_t spin_detokenizer_push(struct spin_detokenizer *detokenizer, int32_t tok
     if (detokenizer->skip_special && spin_tokenizer_is_special(detokenizer->tokenizer, token)) {
         return 0;
     }
-    struct writer writer = {out, capacity, 0};
+    struct writer writer = {.capacity = capacity};
+    writer.out = out;
     uint32_t at = finish_pending(detokenizer, &writer, bytes, count);
     while (at < count) {
         const uint32_t valid = (uint32_t)spin_utf8_valid_prefix(bytes + at, count - at);
@@ -95,7 +96,8 @@ uint64_t spin_detokenizer_finish(struct spin_detokenizer *detokenizer, char *out
         return 0;
     }
     detokenizer->pending_bytes = 0;
-    struct writer writer = {out, capacity, 0};
+    struct writer writer = {.capacity = capacity};
+    writer.out = out;
     write_verdict(&writer, SPIN_UTF8_INVALID, NULL, 0);
     return writer.count;
 }

@@ -152,7 +152,11 @@ static spin_status reserve(struct code_points *points, struct spin_string text,
 static spin_status normalize_run(struct spin_string text, struct spin_arena *arena,
                                  struct code_points *points, struct writer *writer)
 {
+    if (text.count == 0) {
+        return SPIN_OK;
+    }
     SPIN_TRY(reserve(points, text, arena));
+    SPIN_ASSERT(points->at != NULL);
     decompose(text, points);
     order_marks(points);
     const utf8proc_ssize_t composed = utf8proc_normalize_utf32(

@@ -115,12 +115,12 @@ static spin_status build_tables(struct spin_tokenizer *tokenizer,
 {
     struct spin_arena *arena = tokenizer->arena;
     SPIN_TRY(spin_vocab_build(parts->rows, parts->row_count, arena, &tokenizer->vocab, err));
-    SPIN_TRY(spin_bpe_build(parts->merges, parts->merge_count, &tokenizer->vocab, arena,
-                            &tokenizer->bpe, err));
-    SPIN_TRY(spin_added_build(parts->rows, &tokenizer->vocab, false, arena,
-                              &tokenizer->added[ADDED_RAW], err));
-    SPIN_TRY(spin_added_build(parts->rows, &tokenizer->vocab, true, arena,
-                              &tokenizer->added[ADDED_NORMALIZED], err));
+    SPIN_TRY(spin_bpe_build(&parts->merges, &tokenizer->vocab, arena, &tokenizer->bpe, err));
+    for (uint32_t set = 0; set < ADDED_COUNT; set++) {
+        const struct spin_added_source source = {parts->rows, &tokenizer->vocab,
+                                                 set == ADDED_NORMALIZED};
+        SPIN_TRY(spin_added_build(&source, arena, &tokenizer->added[set], err));
+    }
     if (parts->nfc && tokenizer->added[ADDED_NORMALIZED].count > 0) {
         const int32_t token = tokenizer->added[ADDED_NORMALIZED].tokens[0].token;
         return spin_fail(err, SPIN_ERR_UNSUPPORTED,
@@ -393,7 +393,8 @@ spin_status spin_tokenizer_encode(const struct spin_tokenizer *tokenizer, const 
                                   uint64_t capacity, uint64_t *count, struct spin_error *err)
 {
     const struct spin_encode_input input = {.text = {text, text_bytes}, .flags = flags};
-    struct spin_token_sink sink = {tokens, capacity, 0};
+    struct spin_token_sink sink = {.capacity = capacity};
+    sink.tokens = tokens;
     const spin_status status = spin_tokenizer_encode_input(tokenizer, &input, &sink, err);
     if (status == SPIN_OK || status == SPIN_ERR_LIMIT) {
         *count = sink.count;

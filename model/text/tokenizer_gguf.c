@@ -217,8 +217,7 @@ static spin_status load_merges(struct loader *loader)
         SPIN_ASSERT(spin_gguf_array_next_string(&merges, &cursor, &text));
         SPIN_TRY(split_merge(text, i, &rows[i], loader->err));
     }
-    loader->parts->merges = rows;
-    loader->parts->merge_count = merges.count;
+    loader->parts->merges = (struct spin_merge_list){rows, merges.count};
     return SPIN_OK;
 }
 

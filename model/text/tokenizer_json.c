@@ -124,6 +124,7 @@ static spin_status fill_added(const struct spin_json_loader *loader, const json_
         const json_t *entry = json_array_get(added, i);
         const uint32_t id = (uint32_t)json_integer_value(json_object_get(entry, "id"));
         const struct spin_string text = spin_json_text(json_object_get(entry, "content"));
+        SPIN_ASSERT(text.bytes != NULL); /* count_rows looked */
         for (uint32_t k = 0; k < SPIN_ARRAY_COUNT(refused); k++) {
             if (json_is_true(json_object_get(entry, refused[k]))) {
                 return spin_fail(loader->err, SPIN_ERR_UNSUPPORTED,
@@ -207,8 +208,7 @@ static spin_status load_merges(struct spin_json_loader *loader)
                              "tokenizer.json: model.merges[%zu]: not a pair", i);
         }
     }
-    loader->parts->merges = rows;
-    loader->parts->merge_count = count;
+    loader->parts->merges = (struct spin_merge_list){rows, count};
     return SPIN_OK;
 }
 

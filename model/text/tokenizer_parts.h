@@ -22,8 +22,7 @@ struct spin_tokenizer_parts {
     const struct spin_token_row *rows; /* [row_count], by id */
     uint32_t row_count;
     uint32_t vocab; /* at least row_count; ids beyond have no text */
-    const struct spin_merge_row *merges;
-    uint64_t merge_count;
+    struct spin_merge_list merges;
     enum spin_split stages[SPIN_SPLIT_STAGES_MAX];
     uint32_t stage_count;
     bool nfc;

@@ -124,6 +124,7 @@ uint64_t spin_utf8_valid_prefix(const char *bytes, uint64_t count)
 
 uint64_t spin_utf8_replace(const char *bytes, uint64_t count, char *out)
 {
+    static const char replacement[SPIN_UTF8_REPLACEMENT_BYTES] = SPIN_UTF8_REPLACEMENT;
     uint64_t at = 0;
     uint64_t written = 0;
     while (at < count) {
@@ -134,7 +135,7 @@ uint64_t spin_utf8_replace(const char *bytes, uint64_t count, char *out)
         if (at < count) {
             uint32_t length;
             (void)spin_utf8_step(bytes + at, count - at, &length);
-            memcpy(out + written, SPIN_UTF8_REPLACEMENT, SPIN_UTF8_REPLACEMENT_BYTES);
+            memcpy(out + written, replacement, sizeof replacement);
             written += SPIN_UTF8_REPLACEMENT_BYTES;
             at += length;
         }

@@ -98,8 +98,8 @@ static void fixture_init(struct fixture *fixture, struct spin_rng *rng, uint32_t
         spin_vocab_build(fixture->rows, fixture->count, fixture->arena, &fixture->vocab, &err),
         &err);
     fixture->bpe.unknown = -1;
-    SPIN_EXPECT_OK(spin_bpe_build(fixture->merges, fixture->merge_count, &fixture->vocab,
-                                  fixture->arena, &fixture->bpe, &err),
+    SPIN_EXPECT_OK(spin_bpe_build(&(struct spin_merge_list){fixture->merges, fixture->merge_count},
+                                  &fixture->vocab, fixture->arena, &fixture->bpe, &err),
                    &err);
 }
 
@@ -185,7 +185,8 @@ static void test_merges_must_be_of_the_vocabulary(void **state)
         {{"Z", 1}, {"Q", 1}}, {{"", 0}, {"a", 1}}, {{"a", 1}, {" ", 1}}, {{"\xFF", 1}, {"a", 1}}};
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(bad); i++) {
         struct spin_bpe bpe = {0};
-        SPIN_EXPECT_STATUS(spin_bpe_build(&bad[i], 1, &fixture.vocab, fixture.arena, &bpe, &err),
+        SPIN_EXPECT_STATUS(spin_bpe_build(&(struct spin_merge_list){&bad[i], 1}, &fixture.vocab,
+                                          fixture.arena, &bpe, &err),
                            SPIN_ERR_CORRUPT);
         assert_non_null(strstr(err.text, "merge 0"));
     }

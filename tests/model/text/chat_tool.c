@@ -73,7 +73,8 @@ static void answer(const struct spin_tokenizer *tokenizer, const struct spin_cha
 static void serve(const struct spin_tokenizer *tokenizer, const struct field *template_text)
 {
     struct field head[4]; /* name, BOS, date, generation prompt */
-    struct field parts[2 * MESSAGES_MAX];
+    struct field roles[MESSAGES_MAX];
+    struct field contents[MESSAGES_MAX];
     struct spin_chat_message messages[MESSAGES_MAX];
     struct spin_chat_prompt prompt = {.messages = messages};
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(head); i++) {
@@ -81,10 +82,10 @@ static void serve(const struct spin_tokenizer *tokenizer, const struct field *te
     }
     SPIN_ASSERT(read_u32(&prompt.message_count) && prompt.message_count <= MESSAGES_MAX);
     for (uint32_t i = 0; i < prompt.message_count; i++) {
-        parts[2 * i] = read_field();
-        parts[2 * i + 1] = read_field();
-        messages[i] = (struct spin_chat_message){parts[2 * i].bytes, parts[2 * i + 1].bytes,
-                                                 parts[2 * i + 1].count};
+        roles[i] = read_field();
+        contents[i] = read_field();
+        messages[i] =
+            (struct spin_chat_message){roles[i].bytes, contents[i].bytes, contents[i].count};
     }
     prompt.options = (struct spin_chat_options){
         .add_generation_prompt = head[3].bytes[0] == '1',
@@ -98,8 +99,9 @@ static void serve(const struct spin_tokenizer *tokenizer, const struct field *te
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(head); i++) {
         free(head[i].bytes);
     }
-    for (uint32_t i = 0; i < 2 * prompt.message_count; i++) {
-        free(parts[i].bytes);
+    for (uint32_t i = 0; i < prompt.message_count; i++) {
+        free(roles[i].bytes);
+        free(contents[i].bytes);
     }
 }
 
