@@ -1,7 +1,8 @@
 """CUDA targets. Where no nvcc is found they are left out of //..., and say so when asked for.
 
-nvcc's own words (registers, shared memory, spills of every kernel) land in <target>_nvcc/<file>.log
-beside the objects. Headers must be listed in hdrs or come with deps: nvcc's includes are not scanned.
+nvcc's own words (registers, shared memory, spills of every kernel) land in
+<target>_nvcc/<file>.log beside the objects. Headers must be listed in hdrs or come with deps:
+nvcc's includes are not scanned.
 """
 
 load("@local_cuda//:defs.bzl", "CUDA_AVAILABLE", "NVCC")

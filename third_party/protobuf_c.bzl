@@ -15,7 +15,7 @@ def c_proto_library(name, srcs, **kwargs):
         name = name,
         srcs = [stem + ".pb-c.c" for stem in stems],
         hdrs = [stem + ".pb-c.h" for stem in stems],
-        # Generated files include each other from here; as a system directory they cause no warnings.
+        # Generated files include each other from here; a system directory causes no warnings.
         includes = ["."],
         copts = ["-w"],
         deps = ["//third_party:protobuf_c"],

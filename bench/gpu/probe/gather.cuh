@@ -10,7 +10,8 @@
 #include "bench/gpu/probe/probe.cuh"
 
 constexpr int RING = 196608, GSM = RING + 192 * 8 + 192 * 4;
-// Lane 0 of each warp drives its own part of the ring: bulk copy in, wait, bulk copy out.  LAG = stores that may still read their slot.
+// Lane 0 of each warp drives its own part of the ring: bulk copy in, wait, bulk copy out. LAG =
+// stores that may still read their slot.
 static __global__ void k_gather_tma(const uint8_t *__restrict__ host, uint8_t *__restrict__ pool,
                                     const uint2 *__restrict__ miss, int n, int ps)
 {

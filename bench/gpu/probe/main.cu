@@ -1,7 +1,8 @@
 // probe: turns the estimates of the kernel plans into figures, one line each: name value unit.
 //
-// Every timed thing is checked first (CHECK lines), on random data, with rotating buffers larger than
-// the L2. `probe sdpa-plan h200.json` only builds the cuDNN plans from a device description.
+// Every timed thing is checked first (CHECK lines), on random data, with rotating buffers larger
+// than the L2. `probe sdpa-plan h200.json` only builds the cuDNN plans from a device
+// description.
 #include "bench/gpu/probe/probe.cuh"
 
 struct probe_item {

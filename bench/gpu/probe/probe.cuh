@@ -1,7 +1,7 @@
 // probe: what its items share: timing, checks, device buffers, small device helpers.
 //
-// Why        Every item measures one estimate of the kernel plans in a process of its own, so that a
-//            sticky CUDA error costs one item only.
+// Why        Every item measures one estimate of the kernel plans in a process of its own, so that
+//            a sticky CUDA error costs one item only.
 // Ownership  Buffers live as long as the process.
 // Threading  The main thread.
 // Units      In the printed line: name value unit.
@@ -74,7 +74,8 @@ static float median(std::vector<float> v)
     std::sort(v.begin(), v.end());
     return v.empty() ? NAN : v[v.size() / 2];
 }
-// median over n timings of `inner` calls each, in us per call; f gets a running number so that it can rotate its buffers
+// median over n timings of `inner` calls each, in us per call; f gets a running number so that
+// it can rotate its buffers
 static float time_us(std::function<void(int)> f, int n = 9, int inner = 1, cudaStream_t s = 0)
 {
     cudaEvent_t a, b;

@@ -184,7 +184,9 @@ struct Graph {
         fin(o, "matmul op");
         ops.push_back(o);
     }
-    // One request; KV heads are the batch, the G query heads of each the heads.  q,o: [token][HK*G][DH]; k,v: [token][HK][DH], or pages of 8 tokens (K rows then V rows) with a page table per KV head.
+    // One request; KV heads are the batch, the G query heads of each the heads. q,o:
+    // [token][HK*G][DH]; k,v: [token][HK][DH], or pages of 8 tokens (K rows then V rows) with a
+    // page table per KV head.
     bool build(int64_t HK, int64_t G_, int64_t sq, int64_t sk, int64_t dh, bool paged,
                int64_t npool, void *q_, void *k_, void *v_, void *o_, void *lse_, int *lq, int *lk,
                int *table, float *scale, float *ninf)

@@ -15,7 +15,8 @@ struct SelP {
     float scale;
 };
 constexpr int SBINS = 2048, SCAND = 2048, GMAX = 8;
-// One cluster per (request, KV head).  Landmarks: tiles of 8 x 128 in mma B-fragment order, 2 KiB each.  sel = set (unordered) of the k best chunks by max_h (s_h - lse_h).
+// One cluster per (request, KV head). Landmarks: tiles of 8 x 128 in mma B-fragment order, 2 KiB
+// each. sel = set (unordered) of the k best chunks by max_h (s_h - lse_h).
 template <int ST, int MINB>
 __global__ __launch_bounds__(ST, MINB) void k_select(const __grid_constant__ SelP p)
 {
@@ -297,7 +298,8 @@ void spin_probe_select(void)
                     if (!go(p))
                         continue;
                     CK(cudaDeviceSynchronize());
-                    // check 8 rows spread over the batch against fp32 scores, log-sum-exp and a full sort on the CPU
+                    // check 8 rows spread over the batch against fp32 scores, log-sum-exp and a
+                    // full sort on the CPU
                     static float *rsb = nullptr;
                     if (!rsb)
                         rsb = dal<float>((size_t)256 * G * 16384);
