@@ -31,7 +31,7 @@ SPIN_MUST_USE spin_status spin_service_create(const struct spin_service_config *
                                               struct spin_service **out, struct spin_error *err);
 /* host:port that clients on this machine can dial: the bound port, 127.0.0.1 for a wildcard. */
 const char *spin_service_address(const struct spin_service *service);
-/* Calls of Generate that may be open at once, and the bytes that may wait in each for its reader. */
+/* Calls of Generate that may be open at once; bytes that may wait in each for its reader. */
 uint32_t spin_service_calls_max(const struct spin_service *service);
 uint64_t spin_service_outbox_bytes(void);
 /* Serves; health checks say so. */
