@@ -228,7 +228,8 @@ static void append_block(struct spin_kv *kv, spin_kv_seq seq, uint32_t block)
     kv->sequence_blocks[(uint64_t)seq.v * kv->blocks_max + index] = block;
     for (uint32_t row = 0; row < kv->rows; row++) {
         const uint32_t slot = (block * kv->rows + row) * kv->pages_per_block;
-        uint32_t *list = kv->slots + list_start(kv, seq, row) + index * kv->pages_per_block;
+        uint32_t *list =
+            kv->slots + list_start(kv, seq, row) + (uint64_t)index * kv->pages_per_block;
         for (uint32_t page = 0; page < kv->pages_per_block; page++) {
             list[page] = slot + page;
         }

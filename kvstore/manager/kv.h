@@ -54,7 +54,8 @@ void spin_kv_close(struct spin_kv *kv, spin_kv_seq seq);
 /* The lists of a batch: sequence i of the batch is seqs[i], and its last query of this call sees
  * visible[i] tokens (all reserved). Fills the arrays that spin_kv_layer's result points to; valid until
  * the next plan. count <= sequences_max. */
-void spin_kv_plan(struct spin_kv *kv, const spin_kv_seq *seqs, const uint32_t *visible, uint32_t count);
+void spin_kv_plan(struct spin_kv *kv, const spin_kv_seq *seqs, const uint32_t *visible,
+                  uint32_t count);
 struct spin_page_lists spin_kv_layer(const struct spin_kv *kv, uint32_t layer);
 
 uint32_t spin_kv_blocks_for(uint32_t tokens);

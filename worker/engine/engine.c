@@ -225,6 +225,7 @@ static void print_memory(const struct spin_engine *engine)
               engine->config.max_model_len * sizeof *engine->tokens);
 }
 
+/* NOLINTNEXTLINE(readability-function-size): what an engine depends on, each by its own name. */
 spin_status spin_engine_create(const struct spin_engine_config *config,
                                const struct spin_model *model, const struct spin_clock *clock,
                                struct spin_metrics *metrics, struct spin_engine **out,

@@ -248,11 +248,12 @@ static double sum_weights(const double *weights, uint32_t vocab)
     return total;
 }
 
-static void make_weights(const float *logits, uint32_t vocab, float largest, double temperature,
+static void make_weights(const struct spin_sampler_row *row, const float *logits, uint32_t largest,
                          double *weights)
 {
-    for (uint32_t i = 0; i < vocab; i++) {
-        const double distance = (double)logits[i] - (double)largest;
+    const double temperature = (double)row->sampling->temperature;
+    for (uint32_t i = 0; i < row->vocab; i++) {
+        const double distance = (double)logits[i] - (double)logits[largest];
         weights[i] = isfinite(logits[i]) ? exp(distance / temperature) : 0;
     }
 }
@@ -290,7 +291,7 @@ spin_status spin_sampler_draw(const struct spin_sampler_row *row,
         return SPIN_OK;
     }
     double *weights = scratch->weights;
-    make_weights(logits, row->vocab, logits[largest], (double)sampling->temperature, weights);
+    make_weights(row, logits, largest, weights);
     struct selection selection = {logits, weights, row->vocab, true};
     if (sampling->top_k != 0 && sampling->top_k < row->vocab) {
         drop_below(&selection, select_cutoff(&selection, scratch->buckets, sampling->top_k));

@@ -419,8 +419,8 @@ static void prefill(struct spin_scheduler *scheduler, struct spin_command *out)
             shortest = request;
         }
     }
-    SPIN_ASSERT(oldest != NULL);
     const struct request *chosen = scheduler->oldest_next ? oldest : shortest;
+    SPIN_ASSERT(chosen != NULL);
     scheduler->oldest_next = !scheduler->oldest_next;
     *out = (struct spin_command){.kind = SPIN_COMMAND_PREFILL,
                                  .request = index_of(scheduler, chosen),

@@ -6,7 +6,7 @@
 
 #define PATIENCE_NS (60 * SPIN_NS_PER_S)
 
-struct spin_engine_config harness_config(void)
+struct spin_engine_config spin_harness_config(void)
 {
     struct spin_engine_config config = spin_engine_config_default();
     config.max_model_len = 1024;
@@ -20,8 +20,8 @@ struct spin_engine_config harness_config(void)
     return config;
 }
 
-void harness_open(struct harness *harness, const char *model,
-                  const struct spin_engine_config *config)
+void spin_harness_open(struct harness *harness, const char *model,
+                       const struct spin_engine_config *config)
 {
     struct spin_error err;
     SPIN_EXPECT_OK(spin_model_open(model, &harness->model, &err), &err);
@@ -36,7 +36,7 @@ void harness_open(struct harness *harness, const char *model,
     SPIN_EXPECT_OK(spin_engine_start(harness->engine, &err), &err);
 }
 
-void harness_close(struct harness *harness)
+void spin_harness_close(struct harness *harness)
 {
     spin_engine_stop(harness->engine, 0);
     /* destroy asserts that no sequence is open and no request waits. */
@@ -48,14 +48,14 @@ void harness_close(struct harness *harness)
     spin_model_close(harness->model);
 }
 
-void answer_init(struct answer *answer)
+void spin_answer_init(struct answer *answer)
 {
     memset(answer, 0, sizeof *answer);
     spin_mutex_init(&answer->mutex);
     spin_cond_init(&answer->changed);
 }
 
-void answer_deinit(struct answer *answer)
+void spin_answer_deinit(struct answer *answer)
 {
     spin_cond_deinit(&answer->changed);
     spin_mutex_deinit(&answer->mutex);
@@ -100,8 +100,8 @@ static void on_finished(void *context, const struct spin_finish *finish)
     spin_mutex_unlock(&answer->mutex);
 }
 
-struct spin_request harness_request(const int32_t *prompt, uint32_t prompt_count,
-                                    uint32_t max_tokens, struct answer *answer)
+struct spin_request spin_harness_request(const int32_t *prompt, uint32_t prompt_count,
+                                         uint32_t max_tokens, struct answer *answer)
 {
     return (struct spin_request){
         .id = "test",
@@ -114,14 +114,14 @@ struct spin_request harness_request(const int32_t *prompt, uint32_t prompt_count
     };
 }
 
-void harness_submit(struct harness *harness, const struct spin_request *request,
-                    struct answer *answer)
+void spin_harness_submit(struct harness *harness, const struct spin_request *request,
+                         struct answer *answer)
 {
     struct spin_error err;
     SPIN_EXPECT_OK(spin_engine_submit(harness->engine, request, &answer->ticket, &err), &err);
 }
 
-void answer_wait_tokens(struct answer *answer, uint32_t count)
+void spin_answer_wait_tokens(struct answer *answer, uint32_t count)
 {
     const uint64_t deadline_ns = spin_now_ns(spin_clock_real()) + PATIENCE_NS;
     spin_mutex_lock(&answer->mutex);
@@ -131,12 +131,12 @@ void answer_wait_tokens(struct answer *answer, uint32_t count)
     spin_mutex_unlock(&answer->mutex);
 }
 
-void answer_wait(struct answer *answer)
+void spin_answer_wait(struct answer *answer)
 {
-    answer_wait_tokens(answer, UINT32_MAX);
+    spin_answer_wait_tokens(answer, UINT32_MAX);
 }
 
-void harness_prompt(const struct harness *harness, uint32_t seed, int32_t *out, uint32_t count)
+void spin_harness_prompt(const struct harness *harness, uint32_t seed, int32_t *out, uint32_t count)
 {
     struct spin_rng rng = {.seed = seed, .stream = 9, .counter = 0};
     for (uint32_t i = 0; i < count; i++) {
@@ -144,7 +144,7 @@ void harness_prompt(const struct harness *harness, uint32_t seed, int32_t *out, 
     }
 }
 
-void harness_wait_idle(const struct harness *harness)
+void spin_harness_wait_idle(const struct harness *harness)
 {
     const uint64_t deadline_ns = spin_now_ns(spin_clock_real()) + PATIENCE_NS;
     struct spin_engine_load load;

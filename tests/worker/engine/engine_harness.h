@@ -38,26 +38,27 @@ struct answer {
 };
 
 /* Small and quick: 1,024 tokens, 8 sequences, 1 thread. */
-struct spin_engine_config harness_config(void);
-void harness_open(struct harness *harness, const char *model,
-                  const struct spin_engine_config *config);
+struct spin_engine_config spin_harness_config(void);
+void spin_harness_open(struct harness *harness, const char *model,
+                       const struct spin_engine_config *config);
 /* Stops with no grace, and checks that the metrics agree that everybody has ended. */
-void harness_close(struct harness *harness);
+void spin_harness_close(struct harness *harness);
 
-void answer_init(struct answer *answer);
-void answer_deinit(struct answer *answer);
+void spin_answer_init(struct answer *answer);
+void spin_answer_deinit(struct answer *answer);
 /* A greedy request over `prompt`, telling `answer`. */
-struct spin_request harness_request(const int32_t *prompt, uint32_t prompt_count,
-                                    uint32_t max_tokens, struct answer *answer);
-void harness_submit(struct harness *harness, const struct spin_request *request,
-                    struct answer *answer);
+struct spin_request spin_harness_request(const int32_t *prompt, uint32_t prompt_count,
+                                         uint32_t max_tokens, struct answer *answer);
+void spin_harness_submit(struct harness *harness, const struct spin_request *request,
+                         struct answer *answer);
 /* Waits at most a minute. */
-void answer_wait(struct answer *answer);
-void answer_wait_tokens(struct answer *answer, uint32_t count);
+void spin_answer_wait(struct answer *answer);
+void spin_answer_wait_tokens(struct answer *answer, uint32_t count);
 
 /* `count` tokens of a seed, within the model's vocabulary. */
-void harness_prompt(const struct harness *harness, uint32_t seed, int32_t *out, uint32_t count);
+void spin_harness_prompt(const struct harness *harness, uint32_t seed, int32_t *out,
+                         uint32_t count);
 /* Waits until the engine's load says that nothing runs or waits and no KV is used. */
-void harness_wait_idle(const struct harness *harness);
+void spin_harness_wait_idle(const struct harness *harness);
 
 SPIN_END_DECLS

@@ -67,13 +67,13 @@ static void run_traffic(struct harness *harness, struct answer *answers, bool pr
     static int32_t prompt[400];
     static const struct spin_logit_bias bias[1] = {{7, 1}};
     static const int32_t stops[2] = {3, 4};
-    harness_prompt(harness, 6, prompt, 400);
+    spin_harness_prompt(harness, 6, prompt, 400);
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        answer_init(&answers[i]);
+        spin_answer_init(&answers[i]);
         const bool grows = preempt && i < 3; /* two are admitted and do not fit to the end */
         const uint32_t length = grows ? 20 : 1 + i * 33;
         struct spin_request request =
-            harness_request(prompt, length, grows ? 900 : 30, &answers[i]);
+            spin_harness_request(prompt, length, grows ? 900 : 30, &answers[i]);
         request.sampling.temperature = i % 2 == 0 ? 0 : 1;
         request.sampling.top_k = i % 3 == 0 ? 40 : 0;
         request.sampling.top_p = 0.9F;
@@ -88,37 +88,37 @@ static void run_traffic(struct harness *harness, struct answer *answers, bool pr
         request.stop_tokens = stops;
         request.stop_token_count = grows ? 0 : 2;
         request.min_tokens = 4;
-        harness_submit(harness, &request, &answers[i]);
+        spin_harness_submit(harness, &request, &answers[i]);
     }
     spin_engine_cancel(harness->engine, answers[5].ticket);
     uint32_t preemptions = 0;
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        answer_wait(&answers[i]);
+        spin_answer_wait(&answers[i]);
         preemptions += answers[i].finish.usage.preemptions;
-        answer_deinit(&answers[i]);
+        spin_answer_deinit(&answers[i]);
     }
     assert_int_equal(preemptions > 0, preempt);
 }
 
 static uint32_t count_calls(const struct spin_ops *ops, uint32_t threads, bool preempt)
 {
-    struct spin_engine_config config = harness_config();
+    struct spin_engine_config config = spin_harness_config();
     config.ops = ops;
     config.threads = threads;
     config.kv_bytes = UINT64_C(12) * 128 * 2 * 2 * 2 * 16 * 2; /* 12 blocks of random:tiny */
     struct harness harness;
-    harness_open(&harness, "random:tiny", &config);
+    spin_harness_open(&harness, "random:tiny", &config);
     struct answer *answers = calloc(REQUESTS, sizeof *answers);
     assert_non_null(answers);
     run_traffic(&harness, answers, preempt);
-    harness_wait_idle(&harness);
+    spin_harness_wait_idle(&harness);
     atomic_store(&calls, 0);
     atomic_store(&armed, 1);
     run_traffic(&harness, answers, preempt);
-    harness_wait_idle(&harness);
+    spin_harness_wait_idle(&harness);
     atomic_store(&armed, 0);
     free(answers);
-    harness_close(&harness);
+    spin_harness_close(&harness);
     return atomic_load(&calls);
 }
 

@@ -34,9 +34,9 @@ static void come(struct crowd *crowd, struct client *client)
     int32_t prompt[TOKENS_MAX];
     const uint32_t length = 1 + spin_rng_below(rng, spin_rng_below(rng, 4) == 0 ? 900 : 60);
     const uint32_t output = 1 + spin_rng_below(rng, TOKENS_MAX - length);
-    harness_prompt(&crowd->harness, spin_rng_u32(rng), prompt, length);
-    answer_init(&client->answer);
-    struct spin_request request = harness_request(prompt, length, output, &client->answer);
+    spin_harness_prompt(&crowd->harness, spin_rng_u32(rng), prompt, length);
+    spin_answer_init(&client->answer);
+    struct spin_request request = spin_harness_request(prompt, length, output, &client->answer);
     request.sampling.temperature = spin_rng_below(rng, 2) == 0 ? 0 : 1;
     request.sampling.top_k = spin_rng_below(rng, 50);
     request.sampling.seed = spin_rng_u32(rng);
@@ -50,7 +50,7 @@ static void come(struct crowd *crowd, struct client *client)
     if (spin_rng_below(rng, 8) == 0) {
         request.deadline_ns = client->submitted_ns + spin_rng_below(rng, 200) * SPIN_NS_PER_MS;
     }
-    harness_submit(&crowd->harness, &request, &client->answer);
+    spin_harness_submit(&crowd->harness, &request, &client->answer);
     client->busy = true;
     client->left = false;
     crowd->submitted++;
@@ -72,7 +72,7 @@ static void go(struct crowd *crowd, struct client *client)
     assert_int_equal(finish->usage.completion_tokens, client->answer.count);
     crowd->ended[finish->reason]++;
     crowd->preempted += finish->usage.preemptions;
-    answer_deinit(&client->answer);
+    spin_answer_deinit(&client->answer);
     client->busy = false;
 }
 
@@ -94,7 +94,7 @@ static void run_crowd(struct crowd *crowd)
     }
     for (uint32_t i = 0; i < CLIENTS; i++) {
         if (crowd->clients[i].busy) {
-            answer_wait(&crowd->clients[i].answer);
+            spin_answer_wait(&crowd->clients[i].answer);
             go(crowd, &crowd->clients[i]);
         }
     }
@@ -103,15 +103,15 @@ static void run_crowd(struct crowd *crowd)
 static void test_everything_comes_back(void **state)
 {
     (void)state;
-    struct spin_engine_config config = harness_config();
+    struct spin_engine_config config = spin_harness_config();
     config.threads = 2;
     config.kv_bytes = UINT64_C(20) * 128 * 2 * 2 * 2 * 16 * 2; /* 20 blocks of random:tiny */
     struct crowd crowd = {.rng = {.seed = 2026, .stream = 0, .counter = 0}};
-    harness_open(&crowd.harness, "random:tiny", &config);
+    spin_harness_open(&crowd.harness, "random:tiny", &config);
     crowd.clients = calloc(CLIENTS, sizeof *crowd.clients);
     assert_non_null(crowd.clients);
     run_crowd(&crowd);
-    harness_wait_idle(&crowd.harness); /* no KV used, nobody runs or waits */
+    spin_harness_wait_idle(&crowd.harness); /* no KV used, nobody runs or waits */
     const uint32_t ended =
         crowd.ended[0] + crowd.ended[1] + crowd.ended[2] + crowd.ended[3] + crowd.ended[4];
     assert_int_equal(ended, crowd.submitted);
@@ -121,7 +121,7 @@ static void test_everything_comes_back(void **state)
     assert_true(crowd.ended[SPIN_FINISH_CANCELLED] > 0);
     assert_true(crowd.ended[SPIN_FINISH_LENGTH] > 0);
     free(crowd.clients);
-    harness_close(&crowd.harness);
+    spin_harness_close(&crowd.harness);
 }
 
 int main(int argc, char **argv)

@@ -82,7 +82,7 @@ static void open_stage(struct stage *stage)
     stage->ops = gated_ops();
     stage->clock.base = (struct spin_clock){.now_ns = test_now_ns};
     atomic_store(&stage->clock.now_ns, 1000);
-    struct spin_engine_config config = harness_config();
+    struct spin_engine_config config = spin_harness_config();
     config.ops = &stage->ops;
     SPIN_EXPECT_OK(spin_model_open("random:tiny", &stage->model, &err), &err);
     SPIN_EXPECT_OK(
@@ -112,8 +112,8 @@ static void expect_ends_within_call(uint32_t call, bool by_deadline)
     open_stage(&stage);
     int32_t prompt[700] = {0};
     struct answer answer;
-    answer_init(&answer);
-    struct spin_request request = harness_request(prompt, 700, 300, &answer);
+    spin_answer_init(&answer);
+    struct spin_request request = spin_harness_request(prompt, 700, 300, &answer);
     request.deadline_ns = 5000;
     atomic_store(&hold_at, call);
     submit(&stage, &request, &answer);
@@ -124,13 +124,13 @@ static void expect_ends_within_call(uint32_t call, bool by_deadline)
         spin_engine_cancel(stage.engine, answer.ticket);
     }
     open_gate();
-    answer_wait(&answer);
+    spin_answer_wait(&answer);
     assert_int_equal(answer.finish.reason,
                      by_deadline ? SPIN_FINISH_DEADLINE : SPIN_FINISH_CANCELLED);
     /* The unit ended, or the step did: at most its other layer ran. */
     assert_in_range(atomic_load(&attention_calls), call + 1, call + 2);
     assert_int_equal(answer.finish.usage.completion_tokens, answer.count);
-    answer_deinit(&answer);
+    spin_answer_deinit(&answer);
     close_stage(&stage);
 }
 
@@ -166,13 +166,13 @@ static void test_cancel_of_strangers(void **state)
     int32_t prompt[10] = {0};
     struct answer first;
     struct answer second;
-    answer_init(&first);
-    answer_init(&second);
-    const struct spin_request a = harness_request(prompt, 10, 5, &first);
+    spin_answer_init(&first);
+    spin_answer_init(&second);
+    const struct spin_request a = spin_harness_request(prompt, 10, 5, &first);
     submit(&stage, &a, &first);
-    answer_wait(&first);
+    spin_answer_wait(&first);
     /* The second gets the place of the first; the first's ticket must not reach it. */
-    const struct spin_request b = harness_request(prompt, 10, 50, &second);
+    const struct spin_request b = spin_harness_request(prompt, 10, 50, &second);
     atomic_store(&hold_at, atomic_load(&attention_calls) + 3);
     submit(&stage, &b, &second);
     wait_until_held();
@@ -180,11 +180,11 @@ static void test_cancel_of_strangers(void **state)
     spin_engine_cancel(stage.engine, UINT64_MAX);
     spin_engine_cancel(stage.engine, 0);
     open_gate();
-    answer_wait(&second);
+    spin_answer_wait(&second);
     assert_int_equal(second.finish.reason, SPIN_FINISH_LENGTH);
     assert_int_equal(second.count, 50);
-    answer_deinit(&first);
-    answer_deinit(&second);
+    spin_answer_deinit(&first);
+    spin_answer_deinit(&second);
     close_stage(&stage);
 }
 
@@ -198,20 +198,20 @@ static void expect_device_lost(uint32_t call)
     atomic_store(&hold_at, 2);
     atomic_store(&fail_at, call);
     for (uint32_t i = 0; i < COUNT; i++) {
-        answer_init(&answers[i]);
-        const struct spin_request request = harness_request(prompt, 100, 200, &answers[i]);
+        spin_answer_init(&answers[i]);
+        const struct spin_request request = spin_harness_request(prompt, 100, 200, &answers[i]);
         submit(&stage, &request, &answers[i]);
     }
     wait_until_held();
     open_gate();
     for (uint32_t i = 0; i < COUNT; i++) {
-        answer_wait(&answers[i]);
+        spin_answer_wait(&answers[i]);
         assert_int_equal(answers[i].finish.reason, SPIN_FINISH_ERROR);
         assert_int_equal(answers[i].finish.status, SPIN_ERR_DEVICE_LOST);
         assert_string_equal(answers[i].finish.text, spin_status_text(SPIN_ERR_DEVICE_LOST));
     }
     struct spin_error err = {0};
-    const struct spin_request late = harness_request(prompt, 100, 200, &answers[0]);
+    const struct spin_request late = spin_harness_request(prompt, 100, 200, &answers[0]);
     SPIN_EXPECT_STATUS(spin_engine_submit(stage.engine, &late, &answers[0].ticket, &err),
                        SPIN_ERR_DEVICE_LOST);
     SPIN_EXPECT_STATUS(spin_engine_get_status(stage.engine), SPIN_ERR_DEVICE_LOST);
@@ -219,7 +219,7 @@ static void expect_device_lost(uint32_t call)
     close_stage(&stage);
     assert_int_equal(atomic_load(&attention_calls), calls); /* the device was left alone */
     for (uint32_t i = 0; i < COUNT; i++) {
-        answer_deinit(&answers[i]);
+        spin_answer_deinit(&answers[i]);
     }
 }
 
@@ -251,22 +251,22 @@ static void test_no_finite_logit(void **state)
     (void)state;
     struct spin_ops ops = spin_ops_ref;
     ops.rms_norm = nan_norm;
-    struct spin_engine_config config = harness_config();
+    struct spin_engine_config config = spin_harness_config();
     config.ops = &ops;
     struct harness harness;
-    harness_open(&harness, "random:tiny", &config);
+    spin_harness_open(&harness, "random:tiny", &config);
     int32_t prompt[1] = {0};
     struct answer answer;
-    answer_init(&answer);
-    const struct spin_request request = harness_request(prompt, 1, 5, &answer);
-    harness_submit(&harness, &request, &answer);
-    answer_wait(&answer);
+    spin_answer_init(&answer);
+    const struct spin_request request = spin_harness_request(prompt, 1, 5, &answer);
+    spin_harness_submit(&harness, &request, &answer);
+    spin_answer_wait(&answer);
     assert_int_equal(answer.finish.reason, SPIN_FINISH_ERROR);
     assert_int_equal(answer.finish.status, SPIN_ERR_CORRUPT);
     assert_string_equal(answer.finish.text, "the model gave no finite logit");
     SPIN_EXPECT_STATUS(spin_engine_get_status(harness.engine), SPIN_OK);
-    answer_deinit(&answer);
-    harness_close(&harness);
+    spin_answer_deinit(&answer);
+    spin_harness_close(&harness);
 }
 
 struct submitter {
@@ -281,10 +281,10 @@ static void *submitter_main(void *argument)
 {
     struct submitter *submitter = argument;
     int32_t prompt[60];
-    harness_prompt(submitter->harness, submitter->seed, prompt, 60);
+    spin_harness_prompt(submitter->harness, submitter->seed, prompt, 60);
     while (submitter->accepted < SPIN_ARRAY_COUNT(submitter->answers)) {
         struct answer *answer = &submitter->answers[submitter->accepted];
-        const struct spin_request request = harness_request(prompt, 60, 400, answer);
+        const struct spin_request request = spin_harness_request(prompt, 60, 400, answer);
         const spin_status status =
             spin_engine_submit(submitter->harness->engine, &request, &answer->ticket, NULL);
         if (status == SPIN_ERR_SHUTDOWN) {
@@ -304,17 +304,17 @@ static void test_stop_under_load(void **state)
 {
     (void)state;
     enum { SUBMITTERS = 3 };
-    struct spin_engine_config config = harness_config();
+    struct spin_engine_config config = spin_harness_config();
     config.max_waiting = 16;
     struct harness harness;
-    harness_open(&harness, "random:tiny", &config);
+    spin_harness_open(&harness, "random:tiny", &config);
     struct submitter *submitters = calloc(SUBMITTERS, sizeof *submitters);
     pthread_t threads[SUBMITTERS];
     for (uint32_t i = 0; i < SUBMITTERS; i++) {
         submitters[i].harness = &harness;
         submitters[i].seed = i;
         for (uint32_t k = 0; k < SPIN_ARRAY_COUNT(submitters[i].answers); k++) {
-            answer_init(&submitters[i].answers[k]);
+            spin_answer_init(&submitters[i].answers[k]);
         }
         assert_int_equal(pthread_create(&threads[i], NULL, submitter_main, &submitters[i]), 0);
     }
@@ -328,34 +328,34 @@ static void test_stop_under_load(void **state)
             struct answer *answer = &submitters[i].answers[k];
             /* stop has returned: everybody has been told already. */
             assert_int_equal(answer->finishes, k < submitters[i].accepted);
-            answer_deinit(answer);
+            spin_answer_deinit(answer);
         }
     }
     free(submitters);
-    harness_close(&harness);
+    spin_harness_close(&harness);
 }
 
 /* With grace enough, what runs is finished. */
 static void test_stop_with_grace(void **state)
 {
     (void)state;
-    const struct spin_engine_config config = harness_config();
+    const struct spin_engine_config config = spin_harness_config();
     struct harness harness;
-    harness_open(&harness, "random:tiny", &config);
+    spin_harness_open(&harness, "random:tiny", &config);
     int32_t prompt[10] = {0};
     struct answer answers[12];
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(answers); i++) {
-        answer_init(&answers[i]);
-        const struct spin_request request = harness_request(prompt, 10, 20, &answers[i]);
-        harness_submit(&harness, &request, &answers[i]);
+        spin_answer_init(&answers[i]);
+        const struct spin_request request = spin_harness_request(prompt, 10, 20, &answers[i]);
+        spin_harness_submit(&harness, &request, &answers[i]);
     }
     spin_engine_stop(harness.engine, 60 * SPIN_NS_PER_S);
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(answers); i++) {
         assert_int_equal(answers[i].finishes, 1);
         assert_int_equal(answers[i].finish.reason, SPIN_FINISH_LENGTH);
-        answer_deinit(&answers[i]);
+        spin_answer_deinit(&answers[i]);
     }
-    harness_close(&harness);
+    spin_harness_close(&harness);
 }
 
 static void test_stop_without_start(void **state)
@@ -364,21 +364,21 @@ static void test_stop_without_start(void **state)
     struct spin_error err;
     struct spin_model *model = NULL;
     struct spin_engine *engine = NULL;
-    const struct spin_engine_config config = harness_config();
+    const struct spin_engine_config config = spin_harness_config();
     SPIN_EXPECT_OK(spin_model_open("random:tiny", &model, &err), &err);
     SPIN_EXPECT_OK(spin_engine_create(&config, model, spin_clock_real(), NULL, &engine, &err),
                    &err);
     int32_t prompt[10] = {0};
     struct answer answer;
-    answer_init(&answer);
-    const struct spin_request request = harness_request(prompt, 10, 20, &answer);
+    spin_answer_init(&answer);
+    const struct spin_request request = spin_harness_request(prompt, 10, 20, &answer);
     SPIN_EXPECT_OK(spin_engine_submit(engine, &request, &answer.ticket, &err), &err);
     spin_engine_stop(engine, 60 * SPIN_NS_PER_S);
     assert_int_equal(answer.finishes, 1);
     assert_int_equal(answer.finish.reason, SPIN_FINISH_CANCELLED);
     spin_engine_destroy(engine);
     spin_model_close(model);
-    answer_deinit(&answer);
+    spin_answer_deinit(&answer);
 }
 
 int main(void)

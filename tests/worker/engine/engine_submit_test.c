@@ -108,14 +108,14 @@ static const struct wrong wrongs[] = {
 static void test_wrong_requests_are_refused(void **state)
 {
     (void)state;
-    const struct spin_engine_config config = harness_config();
+    const struct spin_engine_config config = spin_harness_config();
     struct harness harness;
-    harness_open(&harness, "random:tiny", &config);
+    spin_harness_open(&harness, "random:tiny", &config);
     int32_t prompt[10] = {0};
     struct answer answer;
-    answer_init(&answer);
+    spin_answer_init(&answer);
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(wrongs); i++) {
-        struct spin_request request = harness_request(prompt, 10, 10, &answer);
+        struct spin_request request = spin_harness_request(prompt, 10, 10, &answer);
         wrongs[i].set(&request);
         struct spin_error err = {0};
         uint64_t ticket = 77;
@@ -130,58 +130,58 @@ static void test_wrong_requests_are_refused(void **state)
             }
         }
     }
-    assert_true(spin_metrics_read(harness.metrics, SPIN_ENGINE_METRIC_REFUSED) ==
-                SPIN_ARRAY_COUNT(wrongs));
+    const double refused = spin_metrics_read(harness.metrics, SPIN_ENGINE_METRIC_REFUSED);
+    assert_int_equal((uint64_t)refused, SPIN_ARRAY_COUNT(wrongs));
     assert_int_equal(answer.finishes, 0);
     /* As long as can be: the last token needs no place of its own beyond the limit. */
-    const struct spin_request longest = harness_request(prompt, 10, 1014, &answer);
-    harness_submit(&harness, &longest, &answer);
-    answer_wait(&answer);
+    const struct spin_request longest = spin_harness_request(prompt, 10, 1014, &answer);
+    spin_harness_submit(&harness, &longest, &answer);
+    spin_answer_wait(&answer);
     assert_int_equal(answer.count, 1014);
-    answer_deinit(&answer);
-    harness_close(&harness);
+    spin_answer_deinit(&answer);
+    spin_harness_close(&harness);
 }
 
 /* Everything is copied: the caller's memory may change as soon as submit has returned. */
 static void test_submit_copies(void **state)
 {
     (void)state;
-    const struct spin_engine_config config = harness_config();
+    const struct spin_engine_config config = spin_harness_config();
     struct harness harness;
-    harness_open(&harness, "random:tiny", &config);
+    spin_harness_open(&harness, "random:tiny", &config);
     struct answer answers[2];
     for (uint32_t i = 0; i < 2; i++) {
         int32_t prompt[200];
         int32_t stops[1] = {511};
         struct spin_logit_bias bias[1] = {{5, 2}};
-        harness_prompt(&harness, 1, prompt, 200);
-        answer_init(&answers[i]);
-        struct spin_request request = harness_request(prompt, 200, 20, &answers[i]);
+        spin_harness_prompt(&harness, 1, prompt, 200);
+        spin_answer_init(&answers[i]);
+        struct spin_request request = spin_harness_request(prompt, 200, 20, &answers[i]);
         request.stop_tokens = stops;
         request.stop_token_count = 1;
         request.sampling.logit_bias = bias;
         request.sampling.logit_bias_count = 1;
-        harness_submit(&harness, &request, &answers[i]);
+        spin_harness_submit(&harness, &request, &answers[i]);
         if (i == 0) {
-            answer_wait(&answers[i]); /* the memory is as it was all the time */
+            spin_answer_wait(&answers[i]); /* the memory is as it was all the time */
         }
         memset(prompt, 0xFF, sizeof prompt);
         memset(stops, 0xFF, sizeof stops);
         memset(bias, 0xFF, sizeof bias);
     }
-    answer_wait(&answers[1]);
+    spin_answer_wait(&answers[1]);
     assert_int_equal(answers[1].count, answers[0].count);
     assert_memory_equal(answers[1].tokens, answers[0].tokens, sizeof answers[0].tokens);
-    answer_deinit(&answers[0]);
-    answer_deinit(&answers[1]);
-    harness_close(&harness);
+    spin_answer_deinit(&answers[0]);
+    spin_answer_deinit(&answers[1]);
+    spin_harness_close(&harness);
 }
 
 /* Before start nothing leaves the queue, so its bound is exact. */
 static void test_queue_is_bounded(void **state)
 {
     (void)state;
-    struct spin_engine_config config = harness_config();
+    struct spin_engine_config config = spin_harness_config();
     config.max_waiting = 3;
     config.max_num_seqs = 2;
     struct spin_error err = {0};
@@ -193,8 +193,8 @@ static void test_queue_is_bounded(void **state)
     int32_t prompt[5] = {0};
     struct answer answers[4];
     for (uint32_t i = 0; i < 4; i++) {
-        answer_init(&answers[i]);
-        const struct spin_request request = harness_request(prompt, 5, 5, &answers[i]);
+        spin_answer_init(&answers[i]);
+        const struct spin_request request = spin_harness_request(prompt, 5, 5, &answers[i]);
         const spin_status status = spin_engine_submit(engine, &request, &answers[i].ticket, &err);
         assert_int_equal(status, i < 3 ? SPIN_OK : SPIN_ERR_EXHAUSTED);
     }
@@ -203,19 +203,19 @@ static void test_queue_is_bounded(void **state)
     spin_engine_cancel(engine, answers[1].ticket); /* before the thread is there */
     SPIN_EXPECT_OK(spin_engine_start(engine, &err), &err);
     for (uint32_t i = 0; i < 3; i++) {
-        answer_wait(&answers[i]);
+        spin_answer_wait(&answers[i]);
         assert_int_equal(answers[i].finish.reason,
                          i == 1 ? SPIN_FINISH_CANCELLED : SPIN_FINISH_LENGTH);
     }
     assert_int_equal(answers[3].finishes, 0);
     spin_engine_stop(engine, 0);
-    const struct spin_request late = harness_request(prompt, 5, 5, &answers[3]);
+    const struct spin_request late = spin_harness_request(prompt, 5, 5, &answers[3]);
     SPIN_EXPECT_STATUS(spin_engine_submit(engine, &late, &answers[3].ticket, &err),
                        SPIN_ERR_SHUTDOWN);
     spin_engine_destroy(engine);
     spin_model_close(model);
     for (uint32_t i = 0; i < 4; i++) {
-        answer_deinit(&answers[i]);
+        spin_answer_deinit(&answers[i]);
     }
 }
 
@@ -229,7 +229,7 @@ static void test_config_is_checked(void **state)
     (void)state;
     struct wrong_config wrong[10];
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(wrong); i++) {
-        wrong[i].config = harness_config();
+        wrong[i].config = spin_harness_config();
     }
     uint32_t n = 0;
 #define WRONG(words, member, number) \
