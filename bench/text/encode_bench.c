@@ -2,8 +2,8 @@
  *
  *   encode_bench MODEL TEXT_FILE
  *
- * Processor time of the one thread that works, so that a busy machine changes little. Median of 20 runs
- * after one that is not counted. */
+ * Processor time of the one thread that works, so that a busy machine changes little. Median of 20
+ * runs after one that is not counted. */
 #include "base/assert.h"
 #include "base/file.h"
 #include "model/format/gguf.h"

@@ -1,7 +1,8 @@
 /* added: find the added tokens of a vocabulary in text: leftmost first, longest among those.
  *
- * Why        A sorted table is searched like a trie, one range per byte: nothing to build but the sort,
- *            and the cost per place is bounded by the longest added token (SPIN_ADDED_BYTES_MAX).
+ * Why        A sorted table is searched like a trie, one range per byte: nothing to build but the
+ *            sort, and the cost per place is bounded by the longest added token
+ *            (SPIN_ADDED_BYTES_MAX).
  * Ownership  The table belongs to the arena given to build; texts are borrowed from the vocabulary.
  * Threading  Built on one thread; read by all.
  * Units      Bytes.

@@ -262,7 +262,8 @@ static void join(struct spin_bpe_workspace *workspace, uint32_t at, int32_t merg
 }
 
 /* Entries are never removed: one whose symbol died or whose pair has changed since is recognised by
- * its rank when it comes up. Each merge takes one entry out and puts at most two in, so 2 n suffice. */
+ * its rank when it comes up. Each merge takes one entry out and puts at most two in, so 2 n
+ * suffice. */
 static void merge_all(const struct spin_bpe *bpe, struct spin_bpe_workspace *workspace,
                       uint32_t count)
 {

@@ -1,10 +1,10 @@
 /* bpe: merges, from bytes to tokens.
  *
- * Why        The rule is "merge the leftmost pair of lowest rank until no pair has one". Short pieces are
- *            done by scanning; a long one goes through a heap, so that 64 MB of one letter costs
- *            O(n log n).
- * Ownership  The merge table belongs to the arena given to build. A workspace is the caller's; one per
- *            thread at a time.
+ * Why        The rule is "merge the leftmost pair of lowest rank until no pair has one". Short
+ *            pieces are done by scanning; a long one goes through a heap, so that 64 MB of one
+ *            letter costs O(n log n).
+ * Ownership  The merge table belongs to the arena given to build. A workspace is the caller's; one
+ *            per thread at a time.
  * Threading  Table: built on one thread, read by all. Workspace and sink: one thread.
  * Units      Bytes and tokens.
  * Errors     CORRUPT with the merge's index. NO_MEMORY from encode. */

@@ -1,15 +1,15 @@
 /* chat: messages into the prompt that the model was trained on.
  *
- * Why        A model ships its format as a Jinja program. Running programs from model files in a server
- *            is not needed: the formats of the supported families are written here in C, and the
- *            model's own template is recognised, never executed (docs/text.md says by what). One that is
- *            not recognised is a start-up error that names --chat-template.
+ * Why        A model ships its format as a Jinja program. Running programs from model files in a
+ *            server is not needed: the formats of the supported families are written here in C, and
+ *            the model's own template is recognised, never executed (docs/text.md says by what).
+ *            One that is not recognised is a start-up error that names --chat-template.
  * Ownership  Formats are static; rendering writes to the caller's buffers.
  * Threading  Any thread; pure.
  * Units      Bytes of UTF-8; bytes of content that are none come out as U+FFFD.
  * Errors     UNSUPPORTED: unknown template, or a role or sequence that the model's own template
- *            rejects too. INVALID: no messages. LIMIT: capacity; the count that would have been needed
- *            is set. */
+ *            rejects too. INVALID: no messages. LIMIT: capacity; the count that would have been
+ *            needed is set. */
 #pragma once
 
 #include "base/status.h"
@@ -25,7 +25,8 @@ struct spin_chat_message {
 
 struct spin_chat_format; /* one of the built-in ones; static */
 
-/* `template_text`: the model's own (may be NULL); `override_name`: --chat-template NAME, or NULL. */
+/* `template_text`: the model's own (may be NULL); `override_name`: --chat-template NAME, or
+ * NULL. */
 SPIN_MUST_USE spin_status spin_chat_format_find(const char *template_text,
                                                 const char *override_name,
                                                 const struct spin_chat_format **out,
@@ -65,15 +66,16 @@ struct spin_chat_text { /* the caller's buffers; counts go on beyond capacities 
     uint32_t content_count;
 };
 
-/* The same text, and which parts of it came from messages. The counts are set on OK and on LIMIT. */
+/* The same text, and which parts of it came from messages. The counts are set on OK and on
+ * LIMIT. */
 SPIN_MUST_USE spin_status spin_chat_render_text(const struct spin_chat_prompt *prompt,
                                                 struct spin_chat_text *text,
                                                 struct spin_error *err);
 
-/* The tokens of the rendered prompt: special tokens of the format are parsed, what messages spell is
- * text. The same ids as encoding the whole text where no content spells a special token.
- * options.bos_text NULL: the tokenizer's own BOS, if it has one. LIMIT: sink->count is what would have
- * been needed; 0 when the text is over SPIN_TOKENIZER_TEXT_BYTES_MAX. */
+/* The tokens of the rendered prompt: special tokens of the format are parsed, what messages spell
+ * is text. The same ids as encoding the whole text where no content spells a special token.
+ * options.bos_text NULL: the tokenizer's own BOS, if it has one. LIMIT: sink->count is what would
+ * have been needed; 0 when the text is over SPIN_TOKENIZER_TEXT_BYTES_MAX. */
 SPIN_MUST_USE spin_status spin_chat_encode(const struct spin_tokenizer *tokenizer,
                                            const struct spin_chat_prompt *prompt,
                                            struct spin_token_sink *sink, struct spin_error *err);

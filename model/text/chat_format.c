@@ -21,7 +21,8 @@ static void put_format(struct spin_chat_text *text, const char *format)
     put(text, format, strlen(format));
 }
 
-/* Message content: bytes that are not UTF-8 are replaced here, so that spans mean the final text. */
+/* Message content: bytes that are not UTF-8 are replaced here, so that spans mean the final
+ * text. */
 static void put_content(struct spin_chat_text *text, struct spin_string content)
 {
     const uint64_t begin = text->count;

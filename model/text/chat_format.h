@@ -14,8 +14,8 @@ SPIN_BEGIN_DECLS
 
 struct spin_chat_format {
     const char *name;
-    /* A template is of this format when it has all of `has` and none of `lacks`; NULL ends a list. An
-     * empty `has`: found by name only. */
+    /* A template is of this format when it has all of `has` and none of `lacks`; NULL ends a list.
+     * An empty `has`: found by name only. */
     const char *has[SPIN_CHAT_MARKERS_MAX];
     const char *lacks[SPIN_CHAT_MARKERS_MAX];
     spin_status (*render)(const struct spin_chat_prompt *prompt, struct spin_chat_text *text,

@@ -27,9 +27,9 @@ static void write_verdict(struct writer *writer, enum spin_utf8_kind kind, const
     }
 }
 
-/* Adds bytes to the pending ones until they are a character, or cannot become one. Pending bytes are a
- * prefix of a character, so a verdict of INVALID is about all of them and not about the byte that
- * came: that byte is looked at anew. Returns how many new bytes were used. */
+/* Adds bytes to the pending ones until they are a character, or cannot become one. Pending bytes
+ * are a prefix of a character, so a verdict of INVALID is about all of them and not about the byte
+ * that came: that byte is looked at anew. Returns how many new bytes were used. */
 static uint32_t finish_pending(struct spin_detokenizer *detokenizer, struct writer *writer,
                                const char *bytes, uint32_t count)
 {

@@ -1,8 +1,8 @@
 /* encode: text to tokens where some stretches must stay text whatever they say.
  *
- * Why        A chat prompt is format text with special tokens around content that people write. Content
- *            that spells a special token must not become one, yet pieces may span the border between the
- *            two, so the prompt is encoded whole with the content marked.
+ * Why        A chat prompt is format text with special tokens around content that people write.
+ *            Content that spells a special token must not become one, yet pieces may span the
+ *            border between the two, so the prompt is encoded whole with the content marked.
  * Ownership  Borrows everything for the call.
  * Threading  Any number of threads on one tokenizer.
  * Units      Bytes and tokens.

@@ -13,8 +13,9 @@
 /* NFC makes text at most three times as long in UTF-8 (the worst is a musical symbol: 4 to 12). */
 #define GROWTH_MAX 3u
 
-/* A character that is its own normal form and that nothing before it combines with: text may be cut in
- * front of it. Everything below U+0300 is; the ranges are letters of scripts that much text is in. */
+/* A character that is its own normal form and that nothing before it combines with: text may be cut
+ * in front of it. Everything below U+0300 is; the ranges are letters of scripts that much text is
+ * in. */
 static bool is_inert(uint32_t code_point)
 {
     return code_point < 0x300 || (code_point >= 0x400 && code_point <= 0x482) ||
@@ -27,8 +28,8 @@ static bool is_inert(uint32_t code_point)
            (code_point >= 0x1F300 && code_point <= 0x1FAFF);
 }
 
-/* From `from` on: the first character that is inert, or that is not. *before is the character in front
- * of it (`from` itself when there is none). The text's end when all are alike. */
+/* From `from` on: the first character that is inert, or that is not. *before is the character in
+ * front of it (`from` itself when there is none). The text's end when all are alike. */
 static uint64_t find_character(struct spin_string text, uint64_t from, bool inert, uint64_t *before)
 {
     uint64_t at = from;
@@ -184,7 +185,8 @@ spin_status spin_normalize_nfc(struct spin_string text, struct spin_arena *arena
     }
     struct code_points points = {0};
     for (uint64_t at = 0; at < text.count;) {
-        /* A run begins with the inert character that marks may combine with, and ends at the next. */
+        /* A run begins with the inert character that marks may combine with, and ends at the
+         * next. */
         const uint64_t other = find_character(text, at, false, &run);
         run = other == text.count ? text.count : run;
         memcpy(writer.bytes + writer.count, text.bytes + at, run - at);

@@ -1,7 +1,7 @@
 /* normalize: NFC, for the models whose tokenizer asks for it.
  *
- * Why        Long runs of combining marks are sorted by counting, not by swapping neighbours, so that no
- *            text costs more than linear time; text without marks is not copied at all.
+ * Why        Long runs of combining marks are sorted by counting, not by swapping neighbours, so
+ *            that no text costs more than linear time; text without marks is not copied at all.
  * Ownership  The result lies in the arena, or is the text itself where nothing had to change.
  * Threading  Any thread; the arena is the caller's.
  * Units      Bytes of valid UTF-8.

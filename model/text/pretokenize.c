@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* White_Space as the reference's engine has it: PCRE2's \s counts U+180E too, which Unicode took out
- * of the property in version 6.3. */
+/* White_Space as the reference's engine has it: PCRE2's \s counts U+180E too, which Unicode took
+ * out of the property in version 6.3. */
 #define WS \
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}" \
     "\\x{205f}\\x{3000}"
@@ -46,7 +46,8 @@ static const struct split splits[SPIN_SPLIT_COUNT] = {
 };
 
 /* Without a JIT compiler a run of n white-space characters costs the interpreter n steps, which its
- * default limit of ten million would refuse. The expressions are linear; this only ends a surprise. */
+ * default limit of ten million would refuse. The expressions are linear; this only ends a
+ * surprise. */
 #define MATCH_LIMIT (1u << 30)
 
 struct spin_pretokenizer {

@@ -1,8 +1,8 @@
 /* pretokenize: cut text into the pieces inside which merges happen.
  *
- * Why        Each model family cuts differently, and one piece cut elsewhere gives other tokens. The
- *            expressions are facts about the models; only known ones run, so no file can bring a slow or
- *            hostile expression into the process.
+ * Why        Each model family cuts differently, and one piece cut elsewhere gives other tokens.
+ *            The expressions are facts about the models; only known ones run, so no file can bring
+ *            a slow or hostile expression into the process.
  * Ownership  A pretokenizer owns its compiled stages; a matcher is for one thread at a time.
  * Threading  create and destroy on one thread; run from any number, each with its own matcher.
  * Units      Bytes of valid UTF-8.
@@ -25,7 +25,8 @@ enum spin_split { /* every match is a piece, and so is every gap between matches
 
 #define SPIN_SPLIT_STAGES_MAX 4u
 
-/* The split whose expression in published tokenizer.json files is exactly `pattern`; false: unknown. */
+/* The split whose expression in published tokenizer.json files is exactly `pattern`; false:
+ * unknown. */
 bool spin_split_find(struct spin_string pattern, enum spin_split *out);
 
 struct spin_pretokenizer; /* private to pretokenize.c */

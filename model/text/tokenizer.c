@@ -15,8 +15,8 @@
 /* Tables of a large model (280,000 merges) take about 20 MB. */
 #define TABLE_CHUNK_BYTES (UINT64_C(1) << 20)
 #define TABLE_CAP_BYTES (UINT64_C(2) << 30)
-/* The longest text as one piece needs 28 bytes a byte, half as much again for arrays outgrown on the
- * way, and its normal form. Address space: pages are touched as far as they are used. */
+/* The longest text as one piece needs 28 bytes a byte, half as much again for arrays outgrown on
+ * the way, and its normal form. Address space: pages are touched as far as they are used. */
 #define SCRATCH_CHUNK_BYTES (UINT64_C(16) << 10)
 #define SCRATCH_CAP_BYTES (UINT64_C(128) * SPIN_TOKENIZER_TEXT_BYTES_MAX)
 
@@ -272,10 +272,10 @@ static const struct spin_added_token *added_within(const struct spin_added *adde
     return found != NULL && found_at == begin ? found : NULL;
 }
 
-/* The next added token of `set` that counts, at or after *from. One that is special where it may not
- * be is stepped over whole, as the reference does. In literal text only up to that text's end, so that
- * it cannot swallow the format's own token behind it; and where it begins in the format and runs on
- * into literal text, the longest that does not is what the format meant. */
+/* The next added token of `set` that counts, at or after *from. One that is special where it may
+ * not be is stepped over whole, as the reference does. In literal text only up to that text's end,
+ * so that it cannot swallow the format's own token behind it; and where it begins in the format and
+ * runs on into literal text, the longest that does not is what the format meant. */
 static const struct spin_added_token *next_added(struct encoder *encoder, uint32_t set,
                                                  struct spin_string text, uint64_t *from)
 {

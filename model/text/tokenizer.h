@@ -7,9 +7,9 @@
  * Ownership  The tokenizer owns its tables; it is immutable after open.
  * Threading  Open on one thread; encode and decode from any number of threads.
  * Units      Bytes and tokens; ids are int32.
- * Errors     NOT_FOUND, IO: the file. UNSUPPORTED: a pre-tokenizer, normaliser or model kind that we do not have, by name.
- *            CORRUPT, LIMIT from open. LIMIT from encode when the text has more than `capacity`
- *            tokens: *count is then what would have been needed. */
+ * Errors     NOT_FOUND, IO: the file. UNSUPPORTED: a pre-tokenizer, normaliser or model kind that
+ *            we do not have, by name. CORRUPT, LIMIT from open. LIMIT from encode when the text has
+ *            more than `capacity` tokens: *count is then what would have been needed. */
 #pragma once
 
 #include "base/status.h"
@@ -21,8 +21,8 @@ SPIN_BEGIN_DECLS
 
 struct spin_tokenizer; /* private to tokenizer.c */
 
-/* `source`: a .gguf file, a folder with tokenizer.json (and tokenizer_config.json), a tokenizer.json,
- * or "random:..." (256 byte tokens and the specials of a tiny vocabulary). */
+/* `source`: a .gguf file, a folder with tokenizer.json (and tokenizer_config.json), a
+ * tokenizer.json, or "random:..." (256 byte tokens and the specials of a tiny vocabulary). */
 SPIN_MUST_USE spin_status spin_tokenizer_open(const char *source, struct spin_tokenizer **out,
                                               struct spin_error *err);
 void spin_tokenizer_close(struct spin_tokenizer *tokenizer); /* NULL is allowed */
@@ -45,7 +45,8 @@ enum spin_encode_flags {
         2 /* special tokens in the text become their ids; otherwise they are text */
 };
 
-/* *count is set on OK and on LIMIT (0 when the text itself is over SPIN_TOKENIZER_TEXT_BYTES_MAX). */
+/* *count is set on OK and on LIMIT (0 when the text itself is over
+ * SPIN_TOKENIZER_TEXT_BYTES_MAX). */
 SPIN_MUST_USE spin_status spin_tokenizer_encode(const struct spin_tokenizer *tokenizer,
                                                 const char *text, uint64_t text_bytes,
                                                 uint32_t flags, int32_t *tokens, uint64_t capacity,
@@ -76,8 +77,8 @@ struct spin_detokenizer {
 };
 void spin_detokenizer_init(struct spin_detokenizer *detokenizer,
                            const struct spin_tokenizer *tokenizer, bool skip_special);
-/* Writes the characters that became whole; needs capacity >= piece bytes * 3 + 12 (invalid bytes become
- * U+FFFD). Returns the bytes written. Asserts the token's range. */
+/* Writes the characters that became whole; needs capacity >= piece bytes * 3 + 12 (invalid bytes
+ * become U+FFFD). Returns the bytes written. Asserts the token's range. */
 uint64_t spin_detokenizer_push(struct spin_detokenizer *detokenizer, int32_t token, char *out,
                                uint64_t capacity);
 /* What is still pending, as U+FFFD; at the end of a stream. Returns the bytes written (0 or 3). */

@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-/* Rows of the largest vocabulary and merge list: 160 MB of address space, touched as far as used. */
+/* Rows of the largest vocabulary and merge list: 160 MB of address space, touched as far as
+ * used. */
 #define SCRATCH_CHUNK_BYTES (UINT64_C(1) << 20)
 #define SCRATCH_CAP_BYTES (UINT64_C(1) << 30)
 
@@ -19,7 +20,8 @@ enum gguf_token_type {
     GGUF_TOKEN_UNUSED = 5
 };
 
-/* A GGUF file names the pre-tokenizer; what the name stands for is in the model's tokenizer.json. */
+/* A GGUF file names the pre-tokenizer; what the name stands for is in the model's
+ * tokenizer.json. */
 struct family {
     const char *pre;
     enum spin_split stages[2];

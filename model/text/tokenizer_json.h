@@ -1,8 +1,9 @@
 /* tokenizer_json: the parts of a tokenizer out of a parsed tokenizer.json.
  *
- * Why        tokenizer_json.c reads vocabulary and merges, tokenizer_json_pipeline.c the objects around
- *            them: each is recognised field by field or refused by name.
- * Ownership  The loader borrows the documents; parts borrow texts from them and rows from the arena.
+ * Why        tokenizer_json.c reads vocabulary and merges, tokenizer_json_pipeline.c the objects
+ *            around them: each is recognised field by field or refused by name.
+ * Ownership  The loader borrows the documents; parts borrow texts from them and rows from the
+ *            arena.
  * Threading  One thread.
  * Errors     UNSUPPORTED names the object or field; CORRUPT what is wrong with it. */
 #pragma once

@@ -56,8 +56,8 @@ static spin_status add_stage(struct spin_json_loader *loader, enum spin_split sp
     return SPIN_OK;
 }
 
-/* The known expressions match all text, so that keeping the matches alone ("Removed" and inverted) is
- * the same as cutting at them. */
+/* The known expressions match all text, so that keeping the matches alone ("Removed" and inverted)
+ * is the same as cutting at them. */
 static spin_status visit_split(struct spin_json_loader *loader, const json_t *object)
 {
     const json_t *pattern = json_object_get(json_object_get(object, "pattern"), "Regex");

@@ -1,7 +1,7 @@
 /* tokenizer_parts: what a loader found in a file, before it becomes a tokenizer.
  *
- * Why        GGUF, tokenizer.json and the random source differ in spelling only; everything is checked
- *            and built in one place, spin_tokenizer_build.
+ * Why        GGUF, tokenizer.json and the random source differ in spelling only; everything is
+ *            checked and built in one place, spin_tokenizer_build.
  * Ownership  Parts borrow from the loader's file; build copies what it keeps.
  * Threading  One thread.
  * Errors     See tokenizer.h. */
@@ -49,8 +49,8 @@ SPIN_MUST_USE spin_status spin_tokenizer_open_json(const char *path, struct spin
                                                    struct spin_error *err);
 SPIN_MUST_USE spin_status spin_tokenizer_open_random(struct spin_tokenizer **out,
                                                      struct spin_error *err);
-/* What open_json does after reading files; for tests and fuzzing. `config` (tokenizer_config.json) and
- * `chat_template` may be NULL. */
+/* What open_json does after reading files; for tests and fuzzing. `config` (tokenizer_config.json)
+ * and `chat_template` may be NULL. */
 struct spin_tokenizer_json {
     struct spin_string tokenizer;
     struct spin_string config;

@@ -1,7 +1,8 @@
 /* utf8: one character at a time, and the one rule for bytes that are none.
  *
- * Why        Encoder and detokenizer replace bad bytes alike: U+FFFD for each maximal subpart (Unicode
- *            15, section 3.9, table 3-7), so that cutting a stream anywhere changes nothing.
+ * Why        Encoder and detokenizer replace bad bytes alike: U+FFFD for each maximal subpart
+ *            (Unicode 15, section 3.9, table 3-7), so that cutting a stream anywhere changes
+ *            nothing.
  * Ownership  Borrows the text, writes to the caller's buffers.
  * Threading  Any thread; pure.
  * Units      Bytes. */
@@ -20,7 +21,8 @@ enum spin_utf8_kind {
 #define SPIN_UTF8_REPLACEMENT "\xEF\xBF\xBD" /* U+FFFD */
 #define SPIN_UTF8_REPLACEMENT_BYTES 3u
 
-/* Looks at the start of `bytes`; count > 0. *length: how many bytes the verdict is about, 1 to 4. */
+/* Looks at the start of `bytes`; count > 0. *length: how many bytes the verdict is about, 1 to
+ * 4. */
 enum spin_utf8_kind spin_utf8_step(const char *bytes, uint64_t count, uint32_t *length);
 
 /* The code point of a whole character at `bytes`; *length is its bytes. Valid UTF-8 only. */
@@ -32,8 +34,8 @@ uint32_t spin_utf8_encode(uint32_t code_point, char out[4]);
 /* How many leading bytes are valid UTF-8 (whole characters). */
 uint64_t spin_utf8_valid_prefix(const char *bytes, uint64_t count);
 
-/* Copies with every maximal subpart replaced; a truncated end counts as one. Writes at most count * 3
- * bytes and returns how many. */
+/* Copies with every maximal subpart replaced; a truncated end counts as one. Writes at most count *
+ * 3 bytes and returns how many. */
 uint64_t spin_utf8_replace(const char *bytes, uint64_t count, char *out);
 
 SPIN_END_DECLS

@@ -157,8 +157,8 @@ struct tables {
     uint32_t *slots;
 };
 
-/* Writes one piece at `at`. Normal tokens are translated; one with a letter outside the alphabet can
- * never be merged into being and is what it says, as the reference decoder has it. */
+/* Writes one piece at `at`. Normal tokens are translated; one with a letter outside the alphabet
+ * can never be merged into being and is what it says, as the reference decoder has it. */
 static uint32_t write_piece(struct tables *tables, uint32_t id, const struct spin_token_row *row,
                             uint32_t at)
 {

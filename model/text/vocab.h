@@ -1,7 +1,8 @@
 /* vocab: what each token id stands for, and the id of a byte string.
  *
- * Why        A vocabulary file spells bytes as printable characters (the GPT-2 byte alphabet). It is
- *            translated once, at open: afterwards there are only bytes. All tables lie in one arena.
+ * Why        A vocabulary file spells bytes as printable characters (the GPT-2 byte alphabet). It
+ *            is translated once, at open: afterwards there are only bytes. All tables lie in one
+ *            arena.
  * Ownership  The tables belong to the arena given to build.
  * Threading  Built on one thread; read by all.
  * Units      Bytes and token ids.

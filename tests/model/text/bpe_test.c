@@ -1,5 +1,6 @@
-/* Merging against the rule as it is written: look at all pairs, merge the leftmost of lowest rank, start
- * again. Random merges over three letters, pieces on both sides of the border between scan and heap. */
+/* Merging against the rule as it is written: look at all pairs, merge the leftmost of lowest rank,
+ * start again. Random merges over three letters, pieces on both sides of the border between scan
+ * and heap. */
 #include "model/text/bpe.h"
 
 #include "base/rng.h"

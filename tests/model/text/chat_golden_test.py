@@ -8,9 +8,10 @@ import pathlib
 import struct
 import subprocess
 
-import gguf
 import jinja2.sandbox
 import pytest
+
+from tests.model.text import texts
 
 MODEL = os.environ["SPIN_MODEL"]
 CHAT_TOOL = os.environ["SPIN_CHAT_TOOL"]
@@ -66,7 +67,7 @@ WITH_TOOLS = [
 
 def template_of(name):
     if name == "smollm2":
-        return gguf.GGUFReader(MODEL).fields["tokenizer.chat_template"].contents()
+        return texts.gguf_value(MODEL, "tokenizer.chat_template")
     return (TEMPLATES / f"{name}.jinja").read_text()
 
 
@@ -109,11 +110,11 @@ def ask(requests):
     return answers
 
 
-def encode(texts, operation):
-    data = b"".join(operation.encode() + field(t) for t in texts)
+def encode(strings, operation):
+    data = b"".join(operation.encode() + field(t) for t in strings)
     done = subprocess.run([TOKENIZE_TOOL, MODEL], input=data, stdout=subprocess.PIPE, check=True)
     at, answers = done.stdout.index(b"\n") + 1, []
-    for _ in texts:
+    for _ in strings:
         (count,) = struct.unpack_from("<I", done.stdout, at)
         answers.append(list(struct.unpack_from(f"<{count}i", done.stdout, at + 4)))
         at += 4 + 4 * count

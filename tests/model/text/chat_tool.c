@@ -2,10 +2,11 @@
  *
  *   chat_tool SOURCE      SOURCE is the tokenizer for the ids
  *
- * A request is fields, each a little-endian u32 and that many bytes: template, format name, BOS text,
- * date text (each empty: none), "1" or "0" for the generation prompt, then the number of messages as a
- * bare u32, and role and content of each. An answer is four u32-counted fields: the format's name, the
- * rendered text, the ids (count of i32) of spin_chat_encode, and an error text (empty: none). */
+ * A request is fields, each a little-endian u32 and that many bytes: template, format name, BOS
+ * text, date text (each empty: none), "1" or "0" for the generation prompt, then the number of
+ * messages as a bare u32, and role and content of each. An answer is four u32-counted fields: the
+ * format's name, the rendered text, the ids (count of i32) of spin_chat_encode, and an error text
+ * (empty: none). */
 #include "base/assert.h"
 #include "model/text/chat.h"
 

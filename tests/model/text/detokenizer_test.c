@@ -1,5 +1,5 @@
-/* A stream against the whole: random ids pushed one by one must give the text of all their bytes at once,
- * whole characters only, whatever the bytes are. */
+/* A stream against the whole: random ids pushed one by one must give the text of all their bytes at
+ * once, whole characters only, whatever the bytes are. */
 #include "base/rng.h"
 #include "model/text/tokenizer.h"
 #include "model/text/utf8.h"

@@ -14,17 +14,18 @@ static const char *or_default(const char *text, const char *otherwise)
     return text == NULL ? otherwise : text;
 }
 
-static uint32_t put_letters(char *out)
+static void put_letters(char *out, uint64_t capacity)
 {
-    uint32_t written = 0;
+    uint64_t written = 0;
     for (uint32_t byte = 0; byte < 256; byte++) {
         char letter[5] = {0};
         (void)spin_utf8_encode(spin_vocab_letter((uint8_t)byte), letter);
         const bool escaped = letter[0] == '"' || letter[0] == '\\';
-        written +=
-            (uint32_t)sprintf(out + written, "\"%s%s\":%u,", escaped ? "\\" : "", letter, byte);
+        const int bytes = snprintf(out + written, capacity - written, "\"%s%s\":%u,",
+                                   escaped ? "\\" : "", letter, byte);
+        SPIN_ASSERT(bytes > 0 && written + (uint64_t)bytes < capacity);
+        written += (uint64_t)bytes;
     }
-    return written;
 }
 
 char *spin_small_json(const struct small_json *json)
@@ -32,7 +33,7 @@ char *spin_small_json(const struct small_json *json)
     char *text = malloc(JSON_BYTES);
     char *letters = malloc(JSON_BYTES);
     SPIN_ASSERT(text != NULL && letters != NULL);
-    (void)put_letters(letters);
+    put_letters(letters, JSON_BYTES);
     const int bytes = snprintf(
         text, JSON_BYTES,
         "{\"added_tokens\":[%s],\"normalizer\":%s,\"pre_tokenizer\":%s,\"post_processor\":%s,"

@@ -6,7 +6,9 @@ Unicode    Code points unassigned in Unicode 14 are left out: the tables of PCRE
            reference are of different versions.
 """
 
+import mmap
 import random
+import struct
 import sys
 import unicodedata
 
@@ -27,6 +29,30 @@ CODE = ["for (int i = 0; i < n; i++) {\n\tsum += a[i];\n}\n", "def f(x):\n    re
         "https://example.org/a?b=c&d=%20#e", "{\"key\": [1, 2.5e-3, null]}", "$ ls -la | grep x\n"]
 
 
+def gguf_value(path, key):
+    """A string, or an array of strings or of i32. The gguf package reads these too, in seconds."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key)
+
+        def take(layout):
+            nonlocal at
+            (value,) = struct.unpack_from(layout, data, at)
+            at += struct.calcsize(layout)
+            return value
+
+        def string():
+            nonlocal at
+            count = take("<Q")
+            at += count
+            return data[at - count:at].decode()
+        kind = take("<I")
+        if kind == 8:
+            return string()
+        assert kind == 9
+        element, count = take("<I"), take("<Q")
+        return [string() if element == 8 else take("<i") for _ in range(count)]
+
+
 def assigned():
     """Every code point that UTF-8 can carry and Unicode 14 assigns; a sample of the private ones."""
     assert unicodedata.unidata_version.startswith("14."), unicodedata.unidata_version
@@ -40,10 +66,10 @@ def assigned():
 def of_every_block():
     """Neighbours run together, and each of them between letters, digits and spaces."""
     points = list(assigned())
-    for begin in range(0, len(points), 24):
-        group = points[begin:begin + 24]
+    for begin in range(0, len(points), 32):
+        group = points[begin:begin + 32]
         yield "".join(group)
-        yield "".join(f"a{c}{c} {c}1{c}\n{c}'s{c} " for c in group[::2])
+        yield "".join(f"a{c} {c}1{c}'s{c}\n" for c in group[::4])
         yield " ".join(group[1::2]) + "  " + "\n".join(group[1::2])
 
 

@@ -1,4 +1,5 @@
-/* GGUF metadata: a small file with one key wrong at a time, and the demo model under the sanitizers. */
+/* GGUF metadata: a small file with one key wrong at a time, and the demo model under the
+ * sanitizers. */
 #include "model/text/tokenizer.h"
 #include "model/text/utf8.h"
 #include "model/text/vocab.h"

@@ -118,7 +118,8 @@ static void test_whole_pieces_skip_merges_on_request(void **state)
     spin_tokenizer_close(tokenizer);
 }
 
-/* A span of literal text keeps its special tokens text, and cannot swallow one that begins behind it. */
+/* A span of literal text keeps its special tokens text, and cannot swallow one that begins behind
+ * it. */
 static void test_literal_spans(void **state)
 {
     (void)state;
@@ -138,7 +139,8 @@ static void test_literal_spans(void **state)
     struct spin_token_sink sink = {tokens, 8, 0};
     struct spin_error err;
     SPIN_EXPECT_OK(spin_tokenizer_encode_input(tokenizer, &input, &sink, &err), &err);
-    /* "x#" is content and stays text; "#y" runs from the format into content: its "#" is the format's. */
+    /* "x#" is content and stays text; "#y" runs from the format into content: its "#" is the
+     * format's. */
     const int32_t wanted[] = {260, 'x', '#', 260, 'y'};
     assert_int_equal(sink.count, 5);
     assert_memory_equal(tokens, wanted, sizeof wanted);

@@ -1,5 +1,5 @@
-/* The replacement rule against the examples of the Unicode standard, section 3.9, and a round trip of
- * every code point. */
+/* The replacement rule against the examples of the Unicode standard, section 3.9, and a round trip
+ * of every code point. */
 #include "model/text/utf8.h"
 
 #include "tests/spin_test.h"
