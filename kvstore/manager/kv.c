@@ -2,7 +2,8 @@
  *
  *   pool     block b holds slots [b S, (b + 1) S), S = layers * kv_heads * B pages,
  *            B = SPIN_BLOCK_TOKENS / page_tokens; inside it [layer][kv head][B]
- *   lists    [sequence][layer][kv head][pages_max] slots: row_offset is the same for every layer, and
+ *   lists    [sequence][layer][kv head][pages_max] slots: row_offset is the same for every layer,
+ *   and
  *            a layer is a constant distance into the table
  *   blocks   [sequence][blocks_max]: which blocks a sequence holds, in order
  *

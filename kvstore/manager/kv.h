@@ -1,8 +1,9 @@
 /* kv: the KV of the sequences in flight: pages, and the lists that operations walk.
  *
- * Why        The engine asks for room and hands page lists to operations; where pages lie, and that one
- *            day only a part of them is in HBM, is this module's business. Today: one resident pool of
- *            128-token blocks, dense lists. Tiers, tables and budgets (D7, D9) grow behind this header.
+ * Why        The engine asks for room and hands page lists to operations; where pages lie, and that
+ *            one day only a part of them is in HBM, is this module's business. Today: one resident
+ *            pool of 128-token blocks, dense lists. Tiers, tables and budgets (D7, D9) grow behind
+ *            this header.
  * Ownership  The manager owns the pool and the lists. A sequence owns its blocks from reserve to
  *            close; a block has one holder.
  * Threading  The engine's thread only; asserted.
@@ -45,15 +46,15 @@ SPIN_MUST_USE spin_status spin_kv_create(const struct spin_kv_config *config,
 void spin_kv_destroy(struct spin_kv *kv);
 
 SPIN_MUST_USE spin_status spin_kv_open(struct spin_kv *kv, spin_kv_seq *out);
-/* Makes the lists of `seq` cover list tokens [0, tokens). Pages are stale until appended to. On AGAIN
- * nothing has changed. */
+/* Makes the lists of `seq` cover list tokens [0, tokens). Pages are stale until appended to. On
+ * AGAIN nothing has changed. */
 SPIN_MUST_USE spin_status spin_kv_reserve(struct spin_kv *kv, spin_kv_seq seq, uint32_t tokens);
 /* Gives back every block. O(blocks of the sequence). */
 void spin_kv_close(struct spin_kv *kv, spin_kv_seq seq);
 
 /* The lists of a batch: sequence i of the batch is seqs[i], and its last query of this call sees
- * visible[i] tokens (all reserved). Fills the arrays that spin_kv_layer's result points to; valid until
- * the next plan. count <= sequences_max. */
+ * visible[i] tokens (all reserved). Fills the arrays that spin_kv_layer's result points to; valid
+ * until the next plan. count <= sequences_max. */
 void spin_kv_plan(struct spin_kv *kv, const spin_kv_seq *seqs, const uint32_t *visible,
                   uint32_t count);
 struct spin_page_lists spin_kv_layer(const struct spin_kv *kv, uint32_t layer);

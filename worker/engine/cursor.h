@@ -1,13 +1,13 @@
 /* cursor: the walk of one prompt over the grid (super-chunk, layer, chunk) (D4).
  *
  * Why        A unit, one chunk of one layer, is the grain at which prefill can be paused, cancelled
- *            and shared. Super-chunks are outermost, so that a finished one is a whole prefix; layers
- *            come next, so that a layer's weights serve a whole super-chunk.
+ *            and shared. Super-chunks are outermost, so that a finished one is a whole prefix;
+ *            layers come next, so that a layer's weights serve a whole super-chunk.
  * Layout     super-chunk 0                       super-chunk 1
  *              layer 0: chunk 0, chunk 1, ...      layer 0: ...
  *              layer 1: chunk 0, chunk 1, ...      layer 1: ...
- *            Both kinds of boundary are absolute multiples, cut off at the end of the prompt; a chunk
- *            also ends where its super-chunk does.
+ *            Both kinds of boundary are absolute multiples, cut off at the end of the prompt; a
+ *            chunk also ends where its super-chunk does.
  * Threading  Any thread; pure values.
  * Units      Tokens; cost in token-layers (a token through one layer). */
 #pragma once

@@ -1,9 +1,10 @@
-/* A place's word is (generation << 32 | index) << 1 | cancelled while a request has it; the generation
- * goes up at release, so a late cancel of an old ticket finds another word and does nothing.
+/* A place's word is (generation << 32 | index) << 1 | cancelled while a request has it; the
+ * generation goes up at release, so a late cancel of an old ticket finds another word and does
+ * nothing.
  *
- * Free places are a stack that any thread pops and the engine's thread pushes: its head carries a tag
- * that every change raises, so a head that was popped and pushed back in between is not mistaken for an
- * unchanged one. */
+ * Free places are a stack that any thread pops and the engine's thread pushes: its head carries a
+ * tag that every change raises, so a head that was popped and pushed back in between is not
+ * mistaken for an unchanged one. */
 #include "worker/engine/door.h"
 
 #include "base/assert.h"
@@ -76,8 +77,8 @@ static uint64_t with_head(uint64_t head, uint32_t index)
 
 static uint32_t pop_place(struct spin_door *door)
 {
-    /* Acquire pairs with the release in push_place: what the engine's thread wrote about the place's
-     * last request is seen by its next one. */
+    /* Acquire pairs with the release in push_place: what the engine's thread wrote about the
+     * place's last request is seen by its next one. */
     uint64_t head = atomic_load_explicit(&door->free_head, memory_order_acquire);
     for (;;) {
         const uint32_t index = (uint32_t)head;
@@ -171,8 +172,8 @@ void spin_door_release(struct spin_door *door, uint32_t index)
 {
     SPIN_ASSERT_LT(index, door->capacity);
     const uint64_t word = atomic_load(&door->places[index].word);
-    /* The word's upper 31 bits are the generation. It wraps after 2^31 requests of one place: a ticket
-     * kept for that long may cancel a stranger, which is taken. 0 is skipped. */
+    /* The word's upper 31 bits are the generation. It wraps after 2^31 requests of one place: a
+     * ticket kept for that long may cancel a stranger, which is taken. 0 is skipped. */
     uint32_t generation = (uint32_t)(word >> 33) + 1;
     generation = generation >> 31 != 0 ? 1 : generation;
     atomic_store(&door->places[index].word, make_word(generation, index));

@@ -1,11 +1,12 @@
-/* door: all that threads outside share with the engine's thread: tickets, the queue's bound, closing.
+/* door: what outside threads share with the engine's: tickets, the queue's bound, closing.
  *
  * Why        submit, cancel and stop come from any thread; what they may touch is gathered here, so
  *            that everything else in the engine has one owner.
  * Threading  "any": any thread. The others: the engine's thread. No locks.
- * Units      A ticket names one request for ever; its index (below the capacity) names the place that
- *            the request has until it is released.
- * Errors     enter: EXHAUSTED (waiting_max, or no place), or the status that the door was closed with. */
+ * Units      A ticket names one request for ever; its index (below the capacity) names the place
+ *            that the request has until it is released.
+ * Errors     enter: EXHAUSTED (waiting_max, or no place), or the status that the door was closed
+ *            with. */
 #pragma once
 
 #include "base/status.h"
@@ -38,7 +39,8 @@ void spin_door_release(struct spin_door *door, uint32_t index);
 void spin_door_close(struct spin_door *door, spin_status status);
 /* Any. SPIN_OK while open. */
 spin_status spin_door_get_status(const struct spin_door *door);
-/* Any. The engine is to end when it has nothing to do, or at `deadline_ns` whatever it does. Closes. */
+/* Any. The engine is to end when it has nothing to do, or at `deadline_ns` whatever it does.
+ * Closes. */
 void spin_door_stop(struct spin_door *door, uint64_t deadline_ns);
 bool spin_door_is_stopping(const struct spin_door *door, uint64_t *out_deadline_ns);
 /* After close: nobody is between enter and passed, so nothing more will be handed over. */

@@ -18,16 +18,16 @@
 #define MAX_NUM_BATCHED_TOKENS_MAX (1u << 20)
 #define THREADS_MAX 64u
 
-/* Prompts in prefill at once. Each has the hidden states of a super-chunk; more of them share the same
- * compute, and two long ones, a short one and one about to finish are what fairness needs. */
+/* Prompts in prefill at once. Each has the hidden states of a super-chunk; more of them share the
+ * same compute, and two long ones, a short one and one about to finish are what fairness needs. */
 #define PREFILL_SLOTS 4u
 
 /* What admission counts for an output whose end is not known: longer than most answers, so that
  * preemption is rare; far below most max_tokens, so that the pool is not kept empty for nothing. */
 #define OUTPUT_EXPECTED_TOKENS 512u
 
-/* Rows of one lm_head product: enough to read its weights seldom, few enough that the logits of a large
- * vocabulary stay small. */
+/* Rows of one lm_head product: enough to read its weights seldom, few enough that the logits of a
+ * large vocabulary stay small. */
 #define LOGITS_ROWS_MIN 16u
 #define LOGITS_ROWS_MAX 64u
 

@@ -1,15 +1,15 @@
 /* engine: one model on one device, generating for many sequences at once.
  *
  * Why        One thread owns the device, the KV and every sequence, and turns a bounded inbox of
- *            requests into tokens: continuous batching of decode steps with prefill units in between
- *            (D4). No step allocates after warm-up.
+ *            requests into tokens: continuous batching of decode steps with prefill units in
+ *            between (D4). No step allocates after warm-up.
  * Ownership  The engine borrows the model and the clock, owns its stream, KV, scheduler and thread.
  * Threading  create, start, stop, destroy: one control thread. submit, cancel, load: any thread.
  * Units      Tokens, bytes, nanoseconds.
- * Errors     submit: INVALID or LIMIT (the text names the field and the limit), EXHAUSTED (queue full,
- *            the text gives a hint), SHUTDOWN, DEVICE_LOST. A request within max_model_len always fits
- *            the KV pool: create refuses a smaller pool. After OK the sink's finished is called
- *            exactly once; after an error the sink is never called. */
+ * Errors     submit: INVALID or LIMIT (the text names the field and the limit), EXHAUSTED (queue
+ *            full, the text gives a hint), SHUTDOWN, DEVICE_LOST. A request within max_model_len
+ *            always fits the KV pool: create refuses a smaller pool. After OK the sink's finished
+ *            is called exactly once; after an error the sink is never called. */
 #pragma once
 
 #include "base/clock.h"
@@ -23,16 +23,14 @@ SPIN_BEGIN_DECLS
 struct spin_engine; /* private to engine.c */
 
 struct spin_engine_config {
-    uint32_t max_model_len; /* tokens; 0: what the model was made for */
-    uint32_t max_num_seqs;  /* running at once; default 32, 1..1024 */
-    uint32_t
-        max_num_batched_tokens; /* prefill tokens between two decode steps; default 2048 on GPU, 256 on CPU */
-    uint32_t super_chunk_tokens; /* default 2048 on CPU (D4); a multiple of SPIN_BLOCK_TOKENS */
-    uint32_t chunk_tokens;       /* one unit's tokens; default 128 on CPU */
-    uint32_t max_waiting;        /* the queue's bound; default 256 */
-    uint32_t threads;            /* compute threads; 0: the cores there are */
-    uint64_t
-        kv_bytes; /* the pool; 0: max_num_seqs sequences or a quarter of the memory, the smaller */
+    uint32_t max_model_len;          /* tokens; 0: what the model was made for */
+    uint32_t max_num_seqs;           /* running at once; default 32, 1..1024 */
+    uint32_t max_num_batched_tokens; /* prefill between two decode steps; default 256 on CPU */
+    uint32_t super_chunk_tokens;     /* default 2048 on CPU (D4); a multiple of SPIN_BLOCK_TOKENS */
+    uint32_t chunk_tokens;           /* one unit's tokens; default 128 on CPU */
+    uint32_t max_waiting;            /* the queue's bound; default 256 */
+    uint32_t threads;                /* compute threads; 0: the cores there are */
+    uint64_t kv_bytes; /* the pool; 0: max_num_seqs sequences, at most a quarter of memory */
     const struct spin_ops *ops; /* NULL: spin_ops_best_cpu() */
 };
 struct spin_engine_config spin_engine_config_default(void);
@@ -56,22 +54,22 @@ SPIN_MUST_USE spin_status spin_engine_create(const struct spin_engine_config *co
                                              struct spin_metrics *metrics, struct spin_engine **out,
                                              struct spin_error *err);
 SPIN_MUST_USE spin_status spin_engine_start(struct spin_engine *engine, struct spin_error *err);
-/* No new requests; running ones go on until grace_ns has passed, then are cancelled. Returns when the
- * thread is gone and every sink has been told. */
+/* No new requests; running ones go on until grace_ns has passed, then are cancelled. Returns when
+ * the thread is gone and every sink has been told. */
 void spin_engine_stop(struct spin_engine *engine, uint64_t grace_ns);
 void spin_engine_destroy(struct spin_engine *engine); /* stopped; NULL is allowed */
 
-/* Copies what it needs. *out_ticket names the request for cancel; it is written before the sink can be
- * called. */
+/* Copies what it needs. *out_ticket names the request for cancel; it is written before the sink can
+ * be called. */
 SPIN_MUST_USE spin_status spin_engine_submit(struct spin_engine *engine,
                                              const struct spin_request *request,
                                              uint64_t *out_ticket, struct spin_error *err);
-/* A request, not an order: finished still comes, with CANCELLED or the real reason. Unknown tickets are
- * ignored. Acts within one step or one prefill unit. */
+/* A request, not an order: finished still comes, with CANCELLED or the real reason. Unknown tickets
+ * are ignored. Acts within one step or one prefill unit. */
 void spin_engine_cancel(struct spin_engine *engine, uint64_t ticket);
 
-/* SPIN_OK while requests are taken; SHUTDOWN after stop; DEVICE_LOST after an operation failed: every
- * request has ended with ERROR then, and the process should exit non-zero. */
+/* SPIN_OK while requests are taken; SHUTDOWN after stop; DEVICE_LOST after an operation failed:
+ * every request has ended with ERROR then, and the process should exit non-zero. */
 spin_status spin_engine_get_status(const struct spin_engine *engine);
 void spin_engine_get_load(const struct spin_engine *engine, struct spin_engine_load *out);
 /* The configuration in force, defaults resolved. */

@@ -1,11 +1,12 @@
-/* engine_internal: what the files of the engine share: engine.c (life), engine_submit.c (the caller's
- * side), engine_step.c (the engine's thread), engine_emit.c (tokens and endings).
+/* engine_internal: what the files of the engine share: engine.c (life), engine_submit.c (the
+ * caller's side), engine_step.c (the engine's thread), engine_emit.c (tokens and endings).
  *
- * Ownership  The engine owns everything here but model, clock and metrics. A job belongs to the thread
- *            that entered with its ticket until it is pushed into the inbox, then to the engine's thread
- *            until its place is released.
- * Threading  door and load: any thread. inbox: pushed from any thread. Everything else: the engine's
- *            thread, once it runs. */
+ * Why        One struct holds the state, so that what belongs to which thread is said once.
+ * Ownership  The engine owns everything here but model, clock and metrics. A job belongs to the
+ *            thread that entered with its ticket until it is pushed into the inbox, then to the
+ *            engine's thread until its place is released.
+ * Threading  door and load: any thread. inbox: pushed from any thread. Everything else: the
+ *            engine's thread, once it runs. */
 #pragma once
 
 #include "base/ring.h"
@@ -74,7 +75,8 @@ struct spin_engine {
     struct spin_engine_load load;
 };
 
-/* The body of the engine's thread: returns when the engine was stopped and every sink has been told. */
+/* The body of the engine's thread: returns when the engine was stopped and every sink has been
+ * told. */
 void spin_engine_run(struct spin_engine *engine);
 
 /* engine_emit.c */

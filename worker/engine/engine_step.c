@@ -1,10 +1,10 @@
 /* The engine's thread: events in, one command of the scheduler at a time.
  *
- * Everything that is known of a sequence, its prompt, tokens resumed from elsewhere, its own tokens after
- * a preemption, is prefilled, and nothing is replayed through decode steps: dense operations are
- * row-invariant, so a token's K and V have the same bits however it came. Sparse algorithms attend
- * differently in prefill and in decode; with them, generated tokens go through the decode path again
- * (D1). */
+ * Everything that is known of a sequence, its prompt, tokens resumed from elsewhere, its own tokens
+ * after a preemption, is prefilled, and nothing is replayed through decode steps: dense operations
+ * are row-invariant, so a token's K and V have the same bits however it came. Sparse algorithms
+ * attend differently in prefill and in decode; with them, generated tokens go through the decode
+ * path again (D1). */
 #include "base/assert.h"
 #include "base/log.h"
 #include "worker/engine/engine_internal.h"
@@ -63,8 +63,8 @@ static void cancel_jobs(struct spin_engine *engine, bool all)
     }
 }
 
-/* A failed operation is the device's end: every request fails, new ones are refused, and the process
- * decides what to do about it. */
+/* A failed operation is the device's end: every request fails, new ones are refused, and the
+ * process decides what to do about it. */
 static void fail_device(struct spin_engine *engine, spin_status status)
 {
     SPIN_ERROR("device failed: operations=%s status=%s; refusing requests from now on",
@@ -259,7 +259,8 @@ static bool is_over(const struct spin_engine *engine, const struct spin_command 
 void spin_engine_run(struct spin_engine *engine)
 {
     for (;;) {
-        /* Before the inbox: who is not inside by now finds the door closed, and who was has pushed. */
+        /* Before the inbox: who is not inside by now finds the door closed, and who was has
+         * pushed. */
         const bool quiet =
             spin_door_get_status(engine->door) != SPIN_OK && spin_door_is_quiet(engine->door);
         take_inbox(engine);

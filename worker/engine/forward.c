@@ -7,8 +7,8 @@
 #include <stdlib.h>
 
 /* The rope table grows by this many positions when a sequence first gets there: 128K positions of a
- * 128-wide head are half a second of sines, which nobody should wait for at start. One block is about a
- * millisecond. */
+ * 128-wide head are half a second of sines, which nobody should wait for at start. One block is
+ * about a millisecond. */
 #define ROPE_BLOCK_POSITIONS 256u
 
 struct spin_forward {

@@ -1,7 +1,7 @@
 /* forward: one transformer over a table of operations: decode steps and units of prefill.
  *
- * Why        Every backend, the engine and the reference comparison run the same few functions, so what
- *            is compared is what serves.
+ * Why        Every backend, the engine and the reference comparison run the same few functions, so
+ *            what is compared is what serves.
  * Formula    h += W_o attention(rope(norm_h(W_q x + b_q)), ...), x = rms_norm(h); h += W_down
  *            (silu(W_gate x) W_up x), x = rms_norm(h); logits = W_lm rms_norm(h). norm_h: qwen3's
  *            per-head norm of q and k; b: qwen2's biases.
@@ -10,7 +10,8 @@
  * Threading  The stream's thread.
  * Units      Tokens, rows. Hidden states are activations [rows][hidden], stride = hidden.
  * Errors     What an operation returns (DEVICE_LOST). No call allocates after create.
- * Invariance Every operation is row-invariant, so a token's bits depend on its prefix alone: not on the
+ * Invariance Every operation is row-invariant, so a token's bits depend on its prefix alone: not on
+ * the
  *            batch, the chunk, or whether it came by decode or by prefill. */
 #pragma once
 
@@ -66,8 +67,8 @@ struct spin_forward_unit {
 SPIN_MUST_USE spin_status spin_forward_prefill(struct spin_forward *forward,
                                                const struct spin_forward_unit *unit);
 
-/* The logits of `rows` hidden rows after the last layer (which stay as they are). *out: [rows][vocab],
- * valid until the next call. rows <= logits_rows_max. */
+/* The logits of `rows` hidden rows after the last layer (which stay as they are). *out:
+ * [rows][vocab], valid until the next call. rows <= logits_rows_max. */
 SPIN_MUST_USE spin_status spin_forward_logits(struct spin_forward *forward, const float *hidden,
                                               uint32_t rows, const float **out);
 

@@ -1,5 +1,5 @@
-/* A sequence lock. The fields are atomics too, released and acquired one by one: a reader that has seen
- * a field of the next set also sees the odd sequence number that was stored before it. */
+/* A sequence lock. The fields are atomics too, released and acquired one by one: a reader that has
+ * seen a field of the next set also sees the odd sequence number that was stored before it. */
 #include "worker/engine/load.h"
 
 #include <stdatomic.h>

@@ -1,7 +1,7 @@
 /* load: the engine's latest spin_engine_load, for any thread to read whole.
  *
- * Why        A router's status stream and the scrape read several fields that belong to one moment; the
- *            engine's thread must not wait for them.
+ * Why        A router's status stream and the scrape read several fields that belong to one moment;
+ *            the engine's thread must not wait for them.
  * Threading  set: the engine's thread. get: any thread; it retries while a set is under way. */
 #pragma once
 

@@ -1,11 +1,11 @@
 /* request: what the engine is asked to do, and what it answers with.
  *
- * Why        The gRPC service, tests and benchmarks speak to the engine in these plain values; nothing
- *            of the wire is in them.
- * Ownership  Pointers in a spin_request are borrowed during submit only: submit copies. What a sink is
- *            handed is valid during the call.
- * Threading  Sinks are called on the engine's thread, never from inside submit or cancel; they must not
- *            block and must not call the engine.
+ * Why        The gRPC service, tests and benchmarks speak to the engine in these plain values;
+ *            nothing of the wire is in them.
+ * Ownership  Pointers in a spin_request are borrowed during submit only: submit copies. What a sink
+ *            is handed is valid during the call.
+ * Threading  Sinks are called on the engine's thread, never from inside submit or cancel; they must
+ *            not block and must not call the engine.
  * Units      Tokens; nanoseconds (absolute deadlines on the monotonic clock). */
 #pragma once
 
@@ -81,8 +81,8 @@ struct spin_finish {
 
 struct spin_sink {
     void *context;
-    /* A prompt token's logprob (prompt_logprobs), in order, before the first token. The very first has
-     * nothing before it: its logprob is NaN, without alternatives. */
+    /* A prompt token's logprob (prompt_logprobs), in order, before the first token. The very first
+     * has nothing before it: its logprob is NaN, without alternatives. */
     void (*prompt_token)(void *context, const struct spin_sampled *token);
     void (*token)(void *context, const struct spin_sampled *token);
     /* Exactly once, last, for every request whose submit returned OK. */

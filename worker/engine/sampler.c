@@ -105,8 +105,8 @@ static void penalise_output(const struct spin_sampler_row *row, float *logits, u
     }
 }
 
-/* The row's logits with everything before temperature applied: the row itself when nothing asks for a
- * change, which is the common case. */
+/* The row's logits with everything before temperature applied: the row itself when nothing asks for
+ * a change, which is the common case. */
 static const float *process(const struct spin_sampler_row *row,
                             struct spin_sampler_scratch *scratch)
 {

@@ -1,15 +1,16 @@
 /* sampler: one row of logits and a request's sampling fields become one token.
  *
- * Why        A pure function of (logits, fields, tokens so far, seed, how many tokens were drawn), so a
- *            sequence that resumes elsewhere draws what it would have drawn here (D1).
+ * Why        A pure function of (logits, fields, tokens so far, seed, how many tokens were drawn),
+ *            so a sequence that resumes elsewhere draws what it would have drawn here (D1).
  * Formula    In this order: logit_bias is added; repetition_penalty divides positive and multiplies
  *            negative logits of tokens in prompt or output; presence_penalty and
- *            frequency_penalty * count are subtracted for tokens in the output; masked tokens go. Then
- *            temperature 0 takes the largest; else w = exp((l - max) / temperature), top_k keeps the k
- *            largest, top_p the fewest largest that hold that share of what is left, min_p what is at
- *            least that share of the largest; the token is where the running sum of w, in order of
- *            ids, passes u * total, u = spin_philox_uniform(seed, stream, generated_count).
- *            Wherever logits are equal the lower id goes first. Sums are in double.
+ *            frequency_penalty * count are subtracted for tokens in the output; masked tokens go.
+ *            Then temperature 0 takes the largest; else w = exp((l - max) / temperature), top_k
+ *            keeps the k largest, top_p the fewest largest that hold that share of what is left,
+ *            min_p what is at least that share of the largest; the token is where the running sum
+ *            of w, in order of ids, passes u * total, u = spin_philox_uniform(seed, stream,
+ *            generated_count). Wherever logits are equal the lower id goes first. Sums are in
+ *            double.
  * Ownership  Borrows everything; scratch is the caller's.
  * Threading  Any thread; pure. O(vocab + tokens with penalties), no allocation.
  * Errors     CORRUPT: no logit left that is finite. */
@@ -44,8 +45,8 @@ SPIN_MUST_USE spin_status spin_sampler_draw(const struct spin_sampler_row *row,
 
 /* ln sum exp(logits), the largest taken out first; NaN logits give NaN. */
 double spin_sampler_log_sum(const float *logits, uint32_t vocab);
-/* The `count` largest of the row with their log softmax, in order; ties: lower id first. Returns how many
- * there are: NaN logits are left out. count <= SPIN_TOP_LOGPROBS_MAX. */
+/* The `count` largest of the row with their log softmax, in order; ties: lower id first. Returns
+ * how many there are: NaN logits are left out. count <= SPIN_TOP_LOGPROBS_MAX. */
 uint32_t spin_sampler_top(const float *logits, uint32_t vocab, uint32_t count,
                           struct spin_top_logprob *out);
 

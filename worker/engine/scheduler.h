@@ -1,7 +1,7 @@
 /* scheduler: which request runs next; pure: events in, commands out, time as an argument (D17).
  *
- * Why        Fairness, admission and preemption are decided in one place that a test can drive through
- *            years of traffic in a second.
+ * Why        Fairness, admission and preemption are decided in one place that a test can drive
+ *            through years of traffic in a second.
  * States     waiting -> prefill -> running -> ended; a preempted one goes back to waiting.
  *
  *            submit   +---------+ ADMIT +---------+ last unit, +---------+ token at the limit,
@@ -10,24 +10,26 @@
  *                          ^-----------------+-- PREEMPT ----------+        cancel, deadline, end:
  *                                                                           from any state to ended
  *
- * Admission  In order of arrival, while a sequence and a prefill slot are free and the KV blocks that
- *            everybody in flight claims leave room. A claim covers the tokens known and
+ * Admission  In order of arrival, while a sequence and a prefill slot are free and the KV blocks
+ *            that everybody in flight claims leave room. A claim covers the tokens known and
  *            output_expected_tokens more (all that are asked for, if fewer), so the pool may be
  *            overcommitted by long outputs. The last prefill slot takes prompts of at most one
- *            super-chunk only: one of those may pass longer prompts that wait for a slot, but nobody is
- *            passed more than SPIN_OVERTAKEN_MAX times, and nobody is passed when KV is what is short.
- * Preemption When a step lacks blocks, the youngest in flight gives up its KV, keeps its tokens, and
- *            waits at its place in the order of arrival. Coming back it claims all of its output, so it
- *            is not driven out again by its own growth. The oldest in flight is never preempted, and a
- *            request always fits an empty pool (asserted at submit), so it always progresses: no
- *            deadlock.
- * Prefill    Between two decode steps units run until they have cost max_num_batched_tokens tokens (a
- *            unit costs its tokens / layers; at least one runs). Units alternate between the oldest
- *            prompt and the one with the least left to do, so each of these two has at least every
- *            second unit: a short prompt is not stuck behind long ones, and every long one becomes the
- *            oldest.
- * Ownership  Requests are named by the caller: an index below requests_max, free for reuse after its
- *            FINISH.
+ *            super-chunk only: one of those may pass longer prompts that wait for a slot, but
+ *            nobody is passed more than SPIN_OVERTAKEN_MAX times, and nobody is passed when KV is
+ *            what is short.
+ * Preemption When a step lacks blocks, the youngest in flight gives up its KV, keeps its tokens,
+ * and
+ *            waits at its place in the order of arrival. Coming back it claims all of its output,
+ *            so it is not driven out again by its own growth. The oldest in flight is never
+ *            preempted, and a request always fits an empty pool (asserted at submit), so it always
+ *            progresses: no deadlock.
+ * Prefill    Between two decode steps units run until they have cost max_num_batched_tokens tokens
+ *            (a unit costs its tokens / layers; at least one runs). Units alternate between the
+ *            oldest prompt and the one with the least left to do, so each of these two has at least
+ *            every second unit: a short prompt is not stuck behind long ones, and every long one
+ *            becomes the oldest.
+ * Ownership  Requests are named by the caller: an index below requests_max, free for reuse after
+ *            its FINISH.
  * Threading  One thread.
  * Units      Tokens; blocks of SPIN_BLOCK_TOKENS; nanoseconds. No call allocates after create. */
 #pragma once
@@ -103,8 +105,8 @@ void spin_scheduler_submit(struct spin_scheduler *scheduler,
 /* The first reason stays: a request that has ended already keeps its own. */
 void spin_scheduler_end(struct spin_scheduler *scheduler, uint32_t request,
                         enum spin_finish_reason reason);
-/* The unit of the last PREFILL was run. Returns true when it was the last one of its prompt: a token is
- * drawn from it, or the request is over (nothing to generate). */
+/* The unit of the last PREFILL was run. Returns true when it was the last one of its prompt: a
+ * token is drawn from it, or the request is over (nothing to generate). */
 SPIN_MUST_USE bool spin_scheduler_unit_done(struct spin_scheduler *scheduler, uint32_t request);
 /* A token was drawn and belongs to the sequence now. */
 void spin_scheduler_token(struct spin_scheduler *scheduler, uint32_t request);

@@ -5,7 +5,8 @@
 
 #include <stdlib.h>
 
-/* Rows of one lm_head product: enough to read the weights seldom, few enough for a large vocabulary. */
+/* Rows of one lm_head product: enough to read the weights seldom, few enough for a large
+ * vocabulary. */
 #define LOGITS_ROWS 16u
 
 struct spin_scorer {

@@ -1,7 +1,8 @@
 /* score: the logits of a given token sequence, without a scheduler, a sampler or a thread.
  *
- * Why        Reference comparisons, perplexity and quality runs ask "what does the model say here?" of the
- *            same forward pass that serves, by prefill or by decode steps, on any table of operations.
+ * Why        Reference comparisons, perplexity and quality runs ask "what does the model say here?"
+ *            of the same forward pass that serves, by prefill or by decode steps, on any table of
+ *            operations.
  * Ownership  Borrows the model; owns stream, KV and forward pass.
  * Threading  One thread at a time.
  * Units      Tokens; logits are [vocab] floats.
@@ -30,8 +31,8 @@ SPIN_MUST_USE spin_status spin_scorer_create(const struct spin_scorer_config *co
                                              struct spin_scorer **out, struct spin_error *err);
 void spin_scorer_destroy(struct spin_scorer *scorer); /* NULL is allowed */
 
-/* Called with positions in ascending order; `logits` predict the token at position + 1 and are valid
- * during the call. */
+/* Called with positions in ascending order; `logits` predict the token at position + 1 and are
+ * valid during the call. */
 typedef void (*spin_score_fn)(void *context, uint32_t position, const float *logits);
 
 struct spin_score_rows {

@@ -1,6 +1,6 @@
-/* Method: random opens, reservations and closes, compared after each with a naive model that keeps sets
- * of blocks; lists are checked by writing a mark through every slot and reading it back by arithmetic
- * on the layout alone. */
+/* Method: random opens, reservations and closes, compared after each with a naive model that keeps
+ * sets of blocks; lists are checked by writing a mark through every slot and reading it back by
+ * arithmetic on the layout alone. */
 #include "kvstore/manager/kv.h"
 
 #include "base/rng.h"
@@ -64,8 +64,8 @@ static uint32_t *first_word(const struct fixture *fixture, const struct spin_pag
     return (uint32_t *)(void *)(lists->pool + lists->slots[entry] * page_bytes);
 }
 
-/* A different mark per (sequence, layer, head, page): `write` puts it there, else it must be there. A
- * slot that two lists share would lose one of its marks. */
+/* A different mark per (sequence, layer, head, page): `write` puts it there, else it must be there.
+ * A slot that two lists share would lose one of its marks. */
 static void mark_pages(const struct fixture *fixture, const struct naive *all, bool write)
 {
     spin_kv_seq seqs[SEQUENCES];
@@ -169,8 +169,8 @@ static void test_random_long_pages(void **state)
     random_operations(32);
 }
 
-/* D20: the bytes of four 8-token pages are the bytes of one 32-token page, so the two lists of a block
- * name the same bytes in the same order. */
+/* D20: the bytes of four 8-token pages are the bytes of one 32-token page, so the two lists of a
+ * block name the same bytes in the same order. */
 static void test_page_sizes_share_bytes(void **state)
 {
     (void)state;

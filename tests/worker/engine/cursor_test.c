@@ -1,4 +1,5 @@
-/* Method: the whole walk is compared, unit by unit, with three nested loops over a table of grids. */
+/* Method: the whole walk is compared, unit by unit, with three nested loops over a table of
+ * grids. */
 #include "worker/engine/cursor.h"
 
 #include "tests/spin_test.h"

@@ -1,5 +1,5 @@
-/* Method: the rules one by one, then four threads that enter and cancel as fast as they can while a fifth
- * releases: every place is somebody's exactly once at a time. */
+/* Method: the rules one by one, then four threads that enter and cancel as fast as they can while a
+ * fifth releases: every place is somebody's exactly once at a time. */
 #include "worker/engine/door.h"
 
 #include "base/ring.h"

@@ -1,7 +1,8 @@
 /* engine_harness: engines of small random models, and requests whose answers can be waited for.
  *
- * Ownership  A harness owns model, metrics and engine; an answer is the caller's and must outlive its
- *            request's end.
+ * Why        Every engine test needs a model, metrics, a sink that remembers, and patience.
+ * Ownership  A harness owns model, metrics and engine; an answer is the caller's and must outlive
+ *            its request's end.
  * Threading  The test's thread; sinks write an answer on the engine's thread under its lock.
  * Errors     What should not fail ends the test. */
 #pragma once
@@ -51,7 +52,7 @@ struct spin_request spin_harness_request(const int32_t *prompt, uint32_t prompt_
                                          uint32_t max_tokens, struct answer *answer);
 void spin_harness_submit(struct harness *harness, const struct spin_request *request,
                          struct answer *answer);
-/* Waits at most a minute. */
+/* Wait a few minutes at most. */
 void spin_answer_wait(struct answer *answer);
 void spin_answer_wait_tokens(struct answer *answer, uint32_t count);
 

@@ -1,5 +1,6 @@
-/* Method: the program is linked with wrappers around the allocator that count calls from any thread but
- * the test's own. After a warm-up with every feature the same traffic again must count nothing. */
+/* Method: the program is linked with wrappers around the allocator that count calls from any thread
+ * but the test's own. After a warm-up with every feature the same traffic again must count
+ * nothing. */
 #include "base/rng.h"
 #include "tests/spin_test.h"
 #include "tests/worker/engine/engine_harness.h"

@@ -1,8 +1,8 @@
 /* usage: engine_soak_test [SECONDS]
  *
- * Method: 32 clients submit requests of random lengths and fields, leave at random, and come back, over a
- * KV pool that is too small for them; in the end every pool is at its starting level and every request
- * has ended exactly once. */
+ * Method: 32 clients submit requests of random lengths and fields, leave at random, and come back,
+ * over a KV pool that is too small for them; in the end every pool is at its starting level and
+ * every request has ended exactly once. */
 #include "base/rng.h"
 #include "tests/spin_test.h"
 #include "tests/worker/engine/engine_harness.h"

@@ -1,5 +1,6 @@
-/* Method: an op table that calls the reference and can hold an operation still or fail it, and a clock
- * that the test moves: so "within one unit" and "in the middle of a step" are exact, not a race. */
+/* Method: an op table that calls the reference and can hold an operation still or fail it, and a
+ * clock that the test moves: so "within one unit" and "in the middle of a step" are exact, not a
+ * race. */
 #include "tests/spin_test.h"
 #include "tests/worker/engine/engine_harness.h"
 
@@ -8,8 +9,8 @@
 
 #define OPEN UINT32_MAX
 
-/* Attention runs once per unit and once per layer of a decode step. The engine's thread waits inside its
- * call number `hold_at` until the test opens. */
+/* Attention runs once per unit and once per layer of a decode step. The engine's thread waits
+ * inside its call number `hold_at` until the test opens. */
 static _Atomic uint32_t attention_calls;
 static _Atomic uint32_t hold_at;
 static _Atomic uint32_t held;
@@ -104,8 +105,8 @@ static void submit(struct stage *stage, const struct spin_request *request, stru
     SPIN_EXPECT_OK(spin_engine_submit(stage->engine, request, &answer->ticket, &err), &err);
 }
 
-/* 700 tokens in chunks of 64 through 2 layers: 22 units; call 5 is in the middle of them. Call 30 is in
- * a decode step. */
+/* 700 tokens in chunks of 64 through 2 layers: 22 units; call 5 is in the middle of them. Call 30
+ * is in a decode step. */
 static void expect_ends_within_call(uint32_t call, bool by_deadline)
 {
     struct stage stage;

@@ -1,5 +1,5 @@
-/* Method: a table of requests that are wrong in one field each; the error must name the field and its
- * limit, nothing may reach the sink, and a right request must still be served afterwards. */
+/* Method: a table of requests that are wrong in one field each; the error must name the field and
+ * its limit, nothing may reach the sink, and a right request must still be served afterwards. */
 #include "tests/spin_test.h"
 #include "tests/worker/engine/engine_harness.h"
 

@@ -1,6 +1,8 @@
-/* Method: the answer of a request alone, on one thread and with whole chunks, is the reference; every
- * other way to run it (batch, chunks, threads, preemption, resumption) must give the same bits. The rules
- * of the interface are checked one by one on a small random model. */
+/* usage: engine_test [MODEL]   with a model: bit identity on it, and nothing else
+ *
+ * Method: the answer of a request alone, on one thread and with whole chunks, is the reference;
+ * every other way to run it (batch, chunks, threads, preemption, resumption) must give the same
+ * bits. The rules of the interface are checked one by one on a small random model. */
 #include "worker/engine/engine.h"
 
 #include "base/rng.h"
@@ -92,18 +94,18 @@ static void expect_same(const struct texts *a, const struct texts *b, const char
     }
 }
 
-static void expect_batch_equals_alone(const char *model, const struct spin_ops *ops)
+static const uint32_t chunks[] = {1, 7, 64, 128, 256};
+
+/* Every `step`-th of the chunk sizes from `first` on; threads and super-chunks change along. */
+static void expect_batch_equals_alone(const char *model, const struct spin_ops *ops, uint32_t first,
+                                      uint32_t step)
 {
     struct spin_engine_config config = spin_harness_config();
     config.ops = ops;
     config.chunk_tokens = 256;
     struct texts *alone = run_new(model, &config, false);
-
-    static const uint32_t chunks[] = {1, 7, 64, 128, 256};
-    /* Every size on the fast table and one model; the reference is slow, its rows are single loops. */
-    const uint32_t step = ops == &spin_ops_ref ? 4 : strcmp(model, models[0]) == 0 ? 1 : 2;
-    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(chunks); i += step) {
-        char what[64];
+    for (uint32_t i = first; i < SPIN_ARRAY_COUNT(chunks); i += step) {
+        char what[200];
         (void)snprintf(what, sizeof what, "%s %s, chunks of %u", model, ops->name, chunks[i]);
         config.chunk_tokens = chunks[i];
         config.threads = 1 + i % 3;
@@ -115,11 +117,12 @@ static void expect_batch_equals_alone(const char *model, const struct spin_ops *
     free_all(alone);
 }
 
+/* The reference is slow, and its rows are single loops that know nothing of chunks. */
 static void test_same_bits_ref(void **state)
 {
     (void)state;
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(models); i++) {
-        expect_batch_equals_alone(models[i], &spin_ops_ref);
+        expect_batch_equals_alone(models[i], &spin_ops_ref, 0, 4);
     }
 }
 
@@ -127,8 +130,17 @@ static void test_same_bits_fast(void **state)
 {
     (void)state;
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(models); i++) {
-        expect_batch_equals_alone(models[i], spin_ops_best_cpu());
+        expect_batch_equals_alone(models[i], spin_ops_best_cpu(), 0, i == 0 ? 1 : 2);
     }
+}
+
+static const char *model_path;
+
+/* The same on real, quantised weights. */
+static void test_same_bits_of_a_model(void **state)
+{
+    (void)state;
+    expect_batch_equals_alone(model_path, spin_ops_best_cpu(), 1, 1);
 }
 
 /* Blocks of KV in bytes, for pools of a known size. */
@@ -193,7 +205,8 @@ static void test_same_bits_after_preemption(void **state)
     free(tight);
 }
 
-/* What another worker generated is part of the context, is not told again, and the rest is the same. */
+/* What another worker generated is part of the context, is not told again, and the rest is the
+ * same. */
 static void test_resumed_equals_continuous(void **state)
 {
     (void)state;
@@ -427,8 +440,13 @@ static void test_metrics_count(void **state)
     spin_harness_close(&harness);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1) {
+        model_path = argv[1];
+        const struct CMUnitTest one[] = {cmocka_unit_test(test_same_bits_of_a_model)};
+        return cmocka_run_group_tests(one, NULL, NULL);
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bits_ref),
         cmocka_unit_test(test_same_bits_fast),

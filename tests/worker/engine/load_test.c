@@ -1,5 +1,5 @@
-/* Method: a writer sets loads whose fields are all functions of one number; readers must never see two
- * numbers in one load. */
+/* Method: a writer sets loads whose fields are all functions of one number; readers must never see
+ * two numbers in one load. */
 #include "worker/engine/load.h"
 
 #include "tests/spin_test.h"

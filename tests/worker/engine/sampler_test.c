@@ -1,6 +1,6 @@
-/* Method: an obvious implementation in double, with a full sort, written from the formula in the header,
- * must pick the same token in thousands of random cases; what is left after filtering is also compared
- * in frequency (chi-square), and the fixed rules (ties, masks, order) one by one. */
+/* Method: an obvious implementation in double, with a full sort, written from the formula in the
+ * header, must pick the same token in thousands of random cases; what is left after filtering is
+ * also compared in frequency (chi-square), and the fixed rules (ties, masks, order) one by one. */
 #include "worker/engine/sampler.h"
 
 #include "base/rng.h"
@@ -216,8 +216,8 @@ static void test_equals_sorting(void **state)
     }
 }
 
-/* 20,000 draws against the probabilities that the naive filter leaves. The 0.999 quantile of chi-square
- * with k degrees is below k + 3.1 sqrt(2 k) + 7. */
+/* 20,000 draws against the probabilities that the naive filter leaves. The 0.999 quantile of
+ * chi-square with k degrees is below k + 3.1 sqrt(2 k) + 7. */
 static void check_frequencies(struct spin_sampling sampling)
 {
     enum { VOCAB = 50, DRAWS = 20000 };

@@ -1,6 +1,6 @@
-/* Method: a test drives the scheduler like an engine would and keeps its own naive account of slots,
- * blocks and states; 10^5 random steps check every invariant of the header after each command, and the
- * rules of fairness are checked one by one in small scenes. */
+/* Method: a test drives the scheduler like an engine would and keeps its own naive account of
+ * slots, blocks and states; 10^5 random steps check every invariant of the header after each
+ * command, and the rules of fairness are checked one by one in small scenes. */
 #include "worker/engine/scheduler.h"
 
 #include "base/clock.h"
@@ -438,8 +438,8 @@ static void test_overtaking_is_bounded(void **state)
     tear_down(&world);
 }
 
-/* Two sequences that both grow until only one fits: the younger gives way, once, and the older never
- * waits. */
+/* Two sequences that both grow until only one fits: the younger gives way, once, and the older
+ * never waits. */
 static void test_preemption_of_the_youngest(void **state)
 {
     (void)state;

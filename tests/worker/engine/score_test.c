@@ -1,5 +1,5 @@
-/* Method: logits by prefill, by prefill in other chunks and by decode steps are the same bits, on both
- * tables; and the two tables agree as closely as their headers say. */
+/* Method: logits by prefill, by prefill in other chunks and by decode steps are the same bits, on
+ * both tables; and the two tables agree as closely as their headers say. */
 #include "worker/engine/score.h"
 
 #include "base/rng.h"
