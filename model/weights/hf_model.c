@@ -310,8 +310,8 @@ static spin_status map_shards(struct hf_folder *folder)
     }
     SPIN_TRY(join_path(folder, INDEX_NAME, path));
     if (access(path, F_OK) != 0) {
-        return spin_fail(folder->err, SPIN_ERR_NOT_FOUND, "%.120s: neither %s nor %s", folder->path,
-                         SINGLE_NAME, INDEX_NAME);
+        return spin_fail(folder->err, SPIN_ERR_NOT_FOUND, "neither %s nor %s is there", SINGLE_NAME,
+                         INDEX_NAME);
     }
     SPIN_TRY(
         spin_file_read(path, INDEX_BYTES_MAX, &folder->index, &folder->index_bytes, folder->err));

@@ -146,7 +146,8 @@ free_map:
     return status;
 }
 
-/* The readers name the key or tensor; the file is known here. */
+/* The readers name the key or tensor; the file is known here. Of a long path the end says which. */
+#define SHOWN_BYTES 120
 static spin_status name_source(const char *source, spin_status status, struct spin_error *err)
 {
     if (status == SPIN_OK || err == NULL || strstr(err->text, source) != NULL) {
@@ -154,7 +155,9 @@ static spin_status name_source(const char *source, spin_status status, struct sp
     }
     char text[sizeof err->text];
     memcpy(text, err->text, sizeof text);
-    return spin_fail(err, status, "%.120s: %s", source, text);
+    const size_t bytes = strlen(source);
+    const char *shown = bytes > SHOWN_BYTES ? source + (bytes - SHOWN_BYTES) : source;
+    return spin_fail(err, status, "%s: %s", shown, text);
 }
 
 spin_status spin_model_open(const char *source, struct spin_model **out, struct spin_error *err)

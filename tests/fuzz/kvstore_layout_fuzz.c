@@ -1,5 +1,5 @@
-/* Any bytes as a layout descriptor: what decodes is within its limits and encodes to the same bytes,
- * so two peers that agree on the bytes agree on the layout. */
+/* Any bytes as a layout descriptor: what decodes is within its limits and encodes to the same
+ * bytes, so two peers that agree on the bytes agree on the layout. */
 #include "base/assert.h"
 #include "kvstore/block/layout.h"
 #include "tests/fuzz/fuzz.h"
