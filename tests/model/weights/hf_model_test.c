@@ -64,7 +64,7 @@ static void add_layer(struct shard *shard, uint32_t layer, const char *dtype)
 
 static void make_folder(const char *name, char out[512])
 {
-    /* Relative, so that an error's text has room for more than the path: main changes to the folder. */
+    /* Relative to the scratch folder, so that an error text has room for more than the path. */
     (void)snprintf(out, 512, "%s", name);
     assert_true(mkdir(out, 0700) == 0 || access(out, W_OK) == 0);
 }
