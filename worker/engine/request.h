@@ -19,6 +19,8 @@ SPIN_BEGIN_DECLS
 #define SPIN_TOP_LOGPROBS_MAX 20u
 #define SPIN_TEMPERATURE_MAX 100.0    /* beyond it a draw is uniform for all that matters */
 #define SPIN_LOGIT_BIAS_ABS_MAX 100.0 /* OpenAI's limit: bans or forces a token */
+#define SPIN_PENALTY_ABS_MAX 2.0      /* OpenAI's limit, presence and frequency */
+#define SPIN_REPETITION_PENALTY_MAX 10.0
 
 struct spin_logit_bias {
     int32_t token;
@@ -59,7 +61,6 @@ enum spin_finish_reason {
     SPIN_FINISH_DEADLINE,
     SPIN_FINISH_ERROR
 };
-const char *spin_finish_reason_name(enum spin_finish_reason reason); /* "stop" */
 
 struct spin_usage {
     uint32_t prompt_tokens;

@@ -371,9 +371,12 @@ spin_status spin_sampling_check(const struct spin_sampling *sampling, uint32_t v
         {"temperature", (double)sampling->temperature, 0, SPIN_TEMPERATURE_MAX, false},
         {"top_p", (double)sampling->top_p, 0, 1, true},
         {"min_p", (double)sampling->min_p, 0, 1, false},
-        {"presence_penalty", (double)sampling->presence_penalty, -2, 2, false},
-        {"frequency_penalty", (double)sampling->frequency_penalty, -2, 2, false},
-        {"repetition_penalty", (double)sampling->repetition_penalty, 0, 10, true},
+        {"presence_penalty", (double)sampling->presence_penalty, -SPIN_PENALTY_ABS_MAX,
+         SPIN_PENALTY_ABS_MAX, false},
+        {"frequency_penalty", (double)sampling->frequency_penalty, -SPIN_PENALTY_ABS_MAX,
+         SPIN_PENALTY_ABS_MAX, false},
+        {"repetition_penalty", (double)sampling->repetition_penalty, 0, SPIN_REPETITION_PENALTY_MAX,
+         true},
     };
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(ranges); i++) {
         SPIN_TRY(check_range(&ranges[i], err));

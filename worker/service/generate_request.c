@@ -7,13 +7,6 @@
 #include <math.h>
 #include <string.h>
 
-/* OpenAI's bounds; wider ones have no use. */
-#define LOGIT_BIAS_ABS_MAX 100.0
-#define PENALTY_ABS_MAX 2.0
-#define REPETITION_PENALTY_MAX 10.0
-/* Beyond it every token is as likely as any other in float32. */
-#define TEMPERATURE_MAX 100.0
-
 static spin_status check_real(const char *field, double value, double min, double max,
                               struct spin_error *err)
 {
@@ -81,13 +74,15 @@ static spin_status check_sampling(const Spin__V1__Sampling *sampling, struct spi
         double min;
         double max;
     } rows[] = {
-        {"temperature", (double)sampling->temperature, 0, TEMPERATURE_MAX},
+        {"temperature", (double)sampling->temperature, 0, SPIN_TEMPERATURE_MAX},
         {"top_p", (double)sampling->top_p, 0, 1},
         {"min_p", (double)sampling->min_p, 0, 1},
-        {"presence_penalty", (double)sampling->presence_penalty, -PENALTY_ABS_MAX, PENALTY_ABS_MAX},
-        {"frequency_penalty", (double)sampling->frequency_penalty, -PENALTY_ABS_MAX,
-         PENALTY_ABS_MAX},
-        {"repetition_penalty", (double)sampling->repetition_penalty, 0, REPETITION_PENALTY_MAX},
+        {"presence_penalty", (double)sampling->presence_penalty, -SPIN_PENALTY_ABS_MAX,
+         SPIN_PENALTY_ABS_MAX},
+        {"frequency_penalty", (double)sampling->frequency_penalty, -SPIN_PENALTY_ABS_MAX,
+         SPIN_PENALTY_ABS_MAX},
+        {"repetition_penalty", (double)sampling->repetition_penalty, 0,
+         SPIN_REPETITION_PENALTY_MAX},
     };
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(rows); i++) {
         SPIN_TRY(check_real(rows[i].field, rows[i].value, rows[i].min, rows[i].max, err));
@@ -117,8 +112,8 @@ static spin_status read_bias(const Spin__V1__Sampling *sampling, uint32_t vocab,
     for (size_t i = 0; i < sampling->n_logit_bias; i++) {
         const Spin__V1__LogitBias *entry = sampling->logit_bias[i];
         SPIN_TRY(check_tokens("logit_bias.token", &entry->token, 1, vocab, err));
-        SPIN_TRY(check_real("logit_bias.bias", (double)entry->bias, -LOGIT_BIAS_ABS_MAX,
-                            LOGIT_BIAS_ABS_MAX, err));
+        SPIN_TRY(check_real("logit_bias.bias", (double)entry->bias, -SPIN_LOGIT_BIAS_ABS_MAX,
+                            SPIN_LOGIT_BIAS_ABS_MAX, err));
         out->logit_bias[i] = (struct spin_logit_bias){entry->token, entry->bias};
     }
     out->request.sampling.logit_bias = out->logit_bias;
