@@ -26,12 +26,18 @@ void spin_engine_observe_ns(struct spin_engine *engine, enum spin_engine_metric 
     }
 }
 
-static struct spin_sampled describe(const struct spin_engine *engine, const float *logits,
-                                    int32_t token)
+/* `top` is room for the request's top_logprobs. */
+static struct spin_sampled describe(const struct spin_engine *engine, const struct spin_job *job,
+                                    const float *logits, int32_t token,
+                                    struct spin_top_logprob *top)
 {
-    const double log_sum = spin_sampler_log_sum(logits, engine->model->config.vocab);
-    return (struct spin_sampled){.token = token,
-                                 .logprob = (float)((double)logits[token] - log_sum)};
+    const uint32_t vocab = engine->model->config.vocab;
+    const double log_sum = spin_sampler_log_sum(logits, vocab);
+    return (struct spin_sampled){
+        .token = token,
+        .logprob = (float)((double)logits[token] - log_sum),
+        .top = top,
+        .top_count = spin_sampler_top(logits, vocab, job->request.top_logprobs, top)};
 }
 
 static void time_token(struct spin_engine *engine, struct spin_job *job, uint64_t now_ns)
@@ -54,10 +60,7 @@ static void emit(struct spin_engine *engine, struct spin_job *job, const float *
     struct spin_top_logprob top[SPIN_TOP_LOGPROBS_MAX];
     struct spin_sampled sampled = {.token = token, .logprob = NAN};
     if (request->logprobs || request->top_logprobs > 0) {
-        sampled = describe(engine, logits, token);
-        sampled.top = top;
-        sampled.top_count =
-            spin_sampler_top(logits, engine->model->config.vocab, request->top_logprobs, top);
+        sampled = describe(engine, job, logits, token, top);
     }
     request->sink.token(request->sink.context, &sampled);
 }
@@ -116,10 +119,7 @@ static void tell_prompt_token(struct spin_engine *engine, struct spin_job *job, 
     struct spin_top_logprob top[SPIN_TOP_LOGPROBS_MAX];
     struct spin_sampled sampled = {.token = token, .logprob = NAN};
     if (logits != NULL) {
-        sampled = describe(engine, logits, token);
-        sampled.top = top;
-        sampled.top_count =
-            spin_sampler_top(logits, engine->model->config.vocab, request->top_logprobs, top);
+        sampled = describe(engine, job, logits, token, top);
     }
     request->sink.prompt_token(request->sink.context, &sampled);
     job->prompt_told++;

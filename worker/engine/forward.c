@@ -357,7 +357,6 @@ static spin_status alloc_activations(struct spin_forward *forward, struct spin_e
         {&forward->gate, rows, shape->ffn},
         {&forward->up, rows, shape->ffn},
         {&forward->logits, config->logits_rows_max, shape->vocab},
-        {&forward->cos_sin, config->tokens_max, shape->rope.dim},
     };
     void *memory = NULL;
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(pieces); i++) {
@@ -365,6 +364,9 @@ static spin_status alloc_activations(struct spin_forward *forward, struct spin_e
                                    &memory, err));
         *pieces[i].target = memory;
     }
+    SPIN_TRY(spin_device_alloc(
+        config->stream, spin_rope_table_bytes(config->tokens_max, shape->rope.dim), &memory, err));
+    forward->cos_sin = memory;
     return spin_device_alloc(config->stream, workspace_bytes(forward), &forward->workspace, err);
 }
 

@@ -59,12 +59,9 @@ static void log_options(const struct spin_worker_options *options,
 
 static void log_model(const struct process *process)
 {
-    const struct spin_model_config *config = &process->model->config;
-    SPIN_INFO("model: name=%s layers=%u hidden=%u q_heads=%u kv_heads=%u head_dim=%u vocab=%u "
-              "context_max=%u end_tokens=%u",
-              process->model->name, config->layers, config->hidden, config->q_heads,
-              config->kv_heads, config->head_dim, config->vocab, config->context_max,
-              process->end_token_count);
+    char text[512];
+    spin_model_describe(process->model, text, sizeof text);
+    SPIN_INFO("model: %s, %u end tokens", text, process->end_token_count);
 }
 
 static void log_memory_row(const char *what, uint64_t count, uint64_t bytes, const char *where)
