@@ -11,6 +11,7 @@
 #define ATTEMPTS_MAX 3u
 
 struct spin_connection {
+    struct spin_rpc_thread *thread;
     struct spin_rpc_client *client;
     pthread_t main_thread;
     sigset_t signals; /* SIGINT, SIGTERM, and SIGUSR1: the call is over */
@@ -69,8 +70,12 @@ spin_status spin_connection_open(const char *worker, uint64_t timeout_ns,
     /* Threads started here leave signals to the main thread, which waits for them in call; while no
      * call runs, Ctrl-C ends the process as usual. */
     (void)pthread_sigmask(SIG_BLOCK, &connection->signals, NULL);
-    spin_status status = spin_rpc_client_create(worker, &connection->client, err);
+    spin_status status = spin_rpc_thread_create(&connection->thread, err);
     unblock_interrupts();
+    if (status == SPIN_OK) {
+        const struct spin_rpc_client_config config = {.target = worker};
+        status = spin_rpc_client_create(connection->thread, &config, &connection->client, err);
+    }
     if (status == SPIN_OK) {
         status = wait_ready(connection, worker, err);
     }
@@ -86,6 +91,7 @@ void spin_connection_close(struct spin_connection *connection)
 {
     if (connection != NULL) {
         spin_rpc_client_destroy(connection->client);
+        spin_rpc_thread_destroy(connection->thread);
         free(connection);
     }
 }

@@ -25,8 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ARENA_CHUNK_BYTES (UINT64_C(16) << 10) /* most requests are smaller than one chunk */
-
 struct spin_rpc_call {
     const struct spin_rpc_line *line;
     grpc_call *core;
@@ -34,6 +32,7 @@ struct spin_rpc_call {
     grpc_metadata_array metadata;
     grpc_call_details details; /* the catch-all's: which method was asked for */
     grpc_byte_buffer *payload;
+    char *bearer; /* NULL: none */
     struct spin_rpc_tag request_tag;
     struct spin_rpc_tag close_tag;
     struct spin_rpc_tag send_tag;
@@ -41,7 +40,7 @@ struct spin_rpc_call {
     bool admitted; /* rpc thread */
     _Atomic uint32_t refs;
 
-    struct spin_mutex mutex; /* guards everything down to `text` */
+    struct spin_mutex mutex; /* guards everything down to `peer` */
     struct spin_rpc_outbox outbox;
     bool in_start;    /* start runs and will be followed by a pump */
     bool scheduled;   /* in the sender's ring */
@@ -55,6 +54,7 @@ struct spin_rpc_call {
     bool closed;      /* nobody listens any more */
     spin_status status;
     char text[sizeof(((struct spin_error *)NULL)->text)];
+    char *peer; /* NULL: nobody has asked yet */
 
     _Alignas(max_align_t) uint8_t state[]; /* the handler's */
 };
@@ -80,6 +80,8 @@ static void unref(struct spin_rpc_call *call, uint32_t count)
     if (call->core != NULL) {
         grpc_call_unref(call->core);
     }
+    free(call->bearer);
+    gpr_free(call->peer);
     if (call->admitted) {
         spin_rpc_server_leave(server, call->line);
     }
@@ -211,30 +213,37 @@ static void on_close(void *self, bool ok)
     pump(call);
 }
 
+/* Parses what arrived. The message is valid until the parser forgets it. */
+static spin_status read_payload(struct spin_rpc_call *call, struct ProtobufCMessage **out,
+                                struct spin_error *err)
+{
+    const struct spin_rpc_method *method = call->line->method;
+    const struct spin_rpc_unpack_args args = {.type = method->request,
+                                              .bytes_max = method->request_bytes_max,
+                                              .arena_bytes_max = method->arena_bytes_max};
+    struct spin_rpc_parser *parser = spin_rpc_server_parser(call->line->server);
+    const spin_status status = spin_rpc_parser_read(parser, call->payload, &args, out, err);
+    grpc_byte_buffer_destroy(call->payload);
+    call->payload = NULL;
+    /* Too many bytes: gRPC's word for it is RESOURCE_EXHAUSTED. */
+    return status == SPIN_ERR_LIMIT ? SPIN_ERR_EXHAUSTED : status;
+}
+
 /* Parses the request and runs the handler, or says why not. */
-static spin_status run_start(struct spin_rpc_call *call, struct spin_arena *arena,
-                             struct spin_error *err)
+static spin_status run_start(struct spin_rpc_call *call, struct spin_error *err)
 {
     const struct spin_rpc_method *method = call->line->method;
     if (call->payload == NULL) {
         return spin_fail(err, SPIN_ERR_INVALID, "%s: no request message", method->path);
     }
-    const struct spin_rpc_unpack_args args = {
-        .type = method->request, .bytes_max = method->request_bytes_max, .arena = arena};
     struct ProtobufCMessage *request = NULL;
-    const spin_status status = spin_rpc_buffer_unpack(call->payload, &args, &request, err);
-    grpc_byte_buffer_destroy(call->payload);
-    call->payload = NULL;
-    if (status == SPIN_ERR_LIMIT) { /* of bytes: gRPC's word for it is RESOURCE_EXHAUSTED */
-        return SPIN_ERR_EXHAUSTED;
+    const spin_status status = read_payload(call, &request, err);
+    if (status == SPIN_OK) {
+        spin_rpc_server_count(call->line->server, SPIN_RPC_STAT_CALLS);
+        method->start(call->line->context, call, request);
     }
-    SPIN_TRY(status);
-    if (spin_rpc_outbox_init(&call->outbox, method->outbox_bytes) != SPIN_OK) {
-        return spin_fail(err, SPIN_ERR_NO_MEMORY, "%s: no memory for answers", method->path);
-    }
-    spin_rpc_server_count(call->line->server, SPIN_RPC_STAT_CALLS);
-    method->start(call->line->context, call, request);
-    return SPIN_OK;
+    spin_rpc_parser_forget(spin_rpc_server_parser(call->line->server));
+    return status;
 }
 
 static spin_status refuse_unknown(const struct spin_rpc_call *call, struct spin_error *err)
@@ -256,11 +265,19 @@ static spin_status begin(struct spin_rpc_call *call, struct spin_error *err)
         return spin_fail(err, SPIN_ERR_EXHAUSTED, "%s: %u calls are open already, retry later",
                          line->method->path, line->method->calls_max);
     }
-    struct spin_arena *arena = NULL;
-    SPIN_TRY(spin_arena_create(ARENA_CHUNK_BYTES, line->method->arena_bytes_max, &arena, err));
-    const spin_status status = run_start(call, arena, err);
-    spin_arena_destroy(arena);
-    return status;
+    call->bearer = spin_rpc_token_find(&call->metadata);
+    if (line->method->bearer != NULL &&
+        !spin_rpc_token_equal(spin_rpc_call_bearer(call), line->method->bearer)) {
+        return spin_fail(err, SPIN_ERR_DENIED,
+                         call->bearer == NULL
+                             ? "%s: the call carries no \"authorization: Bearer <token>\""
+                             : "%s: the token is not the one that this server was started with",
+                         line->method->path);
+    }
+    if (spin_rpc_outbox_init(&call->outbox, line->method->outbox_bytes) != SPIN_OK) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "%s: no memory for answers", line->method->path);
+    }
+    return run_start(call, err);
 }
 
 static void on_request(void *self, bool ok)
@@ -354,6 +371,26 @@ uint64_t spin_rpc_call_deadline_ns(const struct spin_rpc_call *call)
     return deadline.tv_sec < 0
                ? 0
                : (uint64_t)deadline.tv_sec * SPIN_NS_PER_S + (uint64_t)deadline.tv_nsec;
+}
+
+const char *spin_rpc_call_bearer(const struct spin_rpc_call *call)
+{
+    return call->bearer == NULL ? "" : call->bearer;
+}
+
+const char *spin_rpc_call_peer(struct spin_rpc_call *call)
+{
+    spin_mutex_lock(&call->mutex);
+    const bool known = call->peer != NULL;
+    spin_mutex_unlock(&call->mutex);
+    if (!known) {
+        char *peer = grpc_call_get_peer(call->core);
+        spin_mutex_lock(&call->mutex);
+        SPIN_ASSERT(call->peer == NULL); /* handlers ask from one thread at a time */
+        call->peer = peer;
+        spin_mutex_unlock(&call->mutex);
+    }
+    return call->peer;
 }
 
 void spin_rpc_call_append(struct spin_rpc_call *call, const struct ProtobufCMessage *message)

@@ -1,12 +1,14 @@
-/* rpc_client: gRPC's client side: one connection, calls that answer through callbacks.
+/* rpc_client: gRPC's client side: connections, and calls that answer through callbacks.
  *
  * Why        The only door to gRPC core for those who ask. A unary method is a stream of one
- *            answer, so there is one kind of call.
- * Ownership  The client owns its connection and thread. submit copies what it needs and returns a
- *            call that the caller releases; a call may be released before it is over.
- * Threading  create, destroy: one control thread. Everything else: any thread. Callbacks run on the
- *            client's thread, one at a time; until one returns, the stream it belongs to stands
- *            still, which is the back-pressure that the server sees.
+ *            answer, so there is one kind of call. Any number of connections share one thread.
+ * Ownership  A thread outlives its clients; a client owns its connection and outlives nobody's
+ *            call. submit copies what it needs and returns a call that the caller releases; a call
+ *            may be released before it is over.
+ * Threading  create, destroy: one control thread, never from inside a callback. Everything else: any
+ *            thread, callbacks too. Callbacks run on the rpc thread, one at a time; until one
+ *            returns, the stream it belongs to stands still, which is the back-pressure that the
+ *            server sees.
  * Units      Bytes; deadlines are absolute on the monotonic clock.
  * Errors     submit: INVALID; then no callback comes. After OK `finished` is called exactly once,
  *            last. A peer that cannot be reached is PEER_LOST in `finished`. */
@@ -14,9 +16,11 @@
 
 #include "proto/rpc_message.h"
 #include "proto/rpc_status.h"
+#include "proto/rpc_tls.h"
 
 SPIN_BEGIN_DECLS
 
+struct spin_rpc_thread;      /* private to rpc_client.c */
 struct spin_rpc_client;      /* private to rpc_client.c */
 struct spin_rpc_client_call; /* private to rpc_client.c */
 
@@ -35,15 +39,30 @@ struct spin_rpc_request {
     uint64_t response_bytes_max;
     uint64_t arena_bytes_max; /* of one parsed response */
     uint64_t deadline_ns;     /* SPIN_NO_DEADLINE: none */
+    /* The caller sends a stream: `message` (may be NULL) is its first message, spin_rpc_client_call_send
+     * adds others, ..._close_send ends it. outbox_bytes bounds what waits for the wire. */
+    bool sends_stream;
+    uint64_t outbox_bytes;
     void *context;
     void (*message_received)(void *context, const struct ProtobufCMessage *message);
     void (*finished)(void *context, const struct spin_rpc_outcome *outcome);
 };
 
-/* Connects lazily. `target`: "host:port". */
-SPIN_MUST_USE spin_status spin_rpc_client_create(const char *target, struct spin_rpc_client **out,
+SPIN_MUST_USE spin_status spin_rpc_thread_create(struct spin_rpc_thread **out,
                                                  struct spin_error *err);
-/* Cancels what is open, waits for every `finished`, ends the thread. NULL is allowed. */
+void spin_rpc_thread_destroy(struct spin_rpc_thread *thread); /* without clients; NULL allowed */
+
+struct spin_rpc_client_config {
+    const char *target; /* "host:port" */
+    const char *bearer; /* sent as "authorization: Bearer <this>" with every call; NULL: none */
+    struct spin_rpc_tls tls;
+};
+/* Connects lazily. Borrows `config` during the call. */
+SPIN_MUST_USE spin_status spin_rpc_client_create(struct spin_rpc_thread *thread,
+                                                 const struct spin_rpc_client_config *config,
+                                                 struct spin_rpc_client **out,
+                                                 struct spin_error *err);
+/* Cancels what is open and waits for every `finished`. NULL is allowed. */
 void spin_rpc_client_destroy(struct spin_rpc_client *client);
 /* Blocks until the connection stands. PEER_LOST when it does not by then. */
 SPIN_MUST_USE spin_status spin_rpc_client_wait_ready(struct spin_rpc_client *client,
@@ -52,6 +71,11 @@ SPIN_MUST_USE spin_status spin_rpc_client_submit(struct spin_rpc_client *client,
                                                  const struct spin_rpc_request *request,
                                                  struct spin_rpc_client_call **out,
                                                  struct spin_error *err);
+/* sends_stream only. EXHAUSTED: over outbox_bytes, nothing was queued. OK when the call is over: the
+ * message goes nowhere and `finished` says why. */
+SPIN_MUST_USE spin_status spin_rpc_client_call_send(struct spin_rpc_client_call *call,
+                                                    const struct ProtobufCMessage *message);
+void spin_rpc_client_call_close_send(struct spin_rpc_client_call *call);
 /* A request, not an order: `finished` still comes. */
 void spin_rpc_client_call_cancel(struct spin_rpc_client_call *call);
 void spin_rpc_client_call_release(struct spin_rpc_client_call *call);

@@ -15,6 +15,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define ARENA_CHUNK_BYTES (UINT64_C(16) << 10) /* most messages are smaller than one chunk */
+#define ARENA_KEPT_BYTES (UINT64_C(256) << 10) /* what one large message took goes back at once */
+#define ARENA_BYTES_MAX (UINT64_C(1) << 30)    /* each reader of messages has a lower limit */
+
 /* gRPC core logs as errors what callers get as a status as well (a refused connection, a taken
  * port); we report those once, where they are handled. Its failed assertions are its last words. */
 static void forward_log(gpr_log_func_args *args)
@@ -114,26 +118,56 @@ grpc_byte_buffer *spin_rpc_buffer_from_message(const struct ProtobufCMessage *me
     return buffer;
 }
 
-spin_status spin_rpc_buffer_unpack(grpc_byte_buffer *buffer,
-                                   const struct spin_rpc_unpack_args *args,
-                                   struct ProtobufCMessage **out, struct spin_error *err)
+static spin_status read_slices(grpc_byte_buffer *buffer, struct spin_rpc_unpack_args *args,
+                               struct ProtobufCMessage **out, struct spin_error *err)
 {
-    struct spin_rpc_unpack_args own = *args;
-    own.source = (struct spin_rpc_bytes){.count = grpc_byte_buffer_length(buffer)};
-    if (own.source.count > own.bytes_max) {
-        return spin_rpc_message_unpack(&own, out, err); /* refuses it before anything is copied */
-    }
     grpc_byte_buffer_reader reader;
     if (grpc_byte_buffer_reader_init(&reader, buffer) == 0) {
         return spin_fail(err, SPIN_ERR_INVALID, "%s: unreadable message", args->type->name);
     }
     grpc_slice slice = grpc_byte_buffer_reader_readall(&reader);
-    own.source.bytes = GRPC_SLICE_START_PTR(slice);
-    own.source.count = GRPC_SLICE_LENGTH(slice);
-    const spin_status status = spin_rpc_message_unpack(&own, out, err);
+    args->source.bytes = GRPC_SLICE_START_PTR(slice);
+    args->source.count = GRPC_SLICE_LENGTH(slice);
+    const spin_status status = spin_rpc_message_unpack(args, out, err);
     grpc_slice_unref(slice);
     grpc_byte_buffer_reader_destroy(&reader);
     return status;
+}
+
+spin_status spin_rpc_parser_read(struct spin_rpc_parser *parser, grpc_byte_buffer *buffer,
+                                 const struct spin_rpc_unpack_args *args,
+                                 struct ProtobufCMessage **out, struct spin_error *err)
+{
+    if (parser->arena == NULL) {
+        SPIN_TRY(spin_arena_create(ARENA_CHUNK_BYTES, ARENA_BYTES_MAX, &parser->arena, err));
+    }
+    struct spin_rpc_unpack_args own = *args;
+    own.arena = parser->arena;
+    own.source = (struct spin_rpc_bytes){.count = grpc_byte_buffer_length(buffer)};
+    if (own.source.count > own.bytes_max) {
+        return spin_rpc_message_unpack(&own, out, err); /* refuses it before anything is copied */
+    }
+    const grpc_slice_buffer *slices = &buffer->data.raw.slice_buffer;
+    if (slices->count > 1 || buffer->data.raw.compression != GRPC_COMPRESS_NONE) {
+        return read_slices(buffer, &own, out, err);
+    }
+    own.source.bytes = slices->count == 0 ? NULL : GRPC_SLICE_START_PTR(slices->slices[0]);
+    return spin_rpc_message_unpack(&own, out, err);
+}
+
+void spin_rpc_parser_forget(struct spin_rpc_parser *parser)
+{
+    if (parser->arena != NULL && spin_arena_used_bytes(parser->arena) > ARENA_KEPT_BYTES) {
+        spin_rpc_parser_deinit(parser);
+    } else if (parser->arena != NULL) {
+        spin_arena_reset(parser->arena);
+    }
+}
+
+void spin_rpc_parser_deinit(struct spin_rpc_parser *parser)
+{
+    spin_arena_destroy(parser->arena);
+    parser->arena = NULL;
 }
 
 void spin_rpc_queue_run(grpc_completion_queue *queue)

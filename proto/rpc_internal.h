@@ -1,7 +1,7 @@
 /* rpc_internal: what the files of the gRPC wrapper share; nobody else includes it.
  *
  * Why        rpc_server.c owns the threads and the counters, rpc_call.c the life of one call,
- *            rpc_client.c the other side; tags, buffers and addresses are common.
+ *            rpc_client.c the other side; tags, buffers, addresses and certificates are common.
  * Ownership  As stated at each function.
  * Threading  As stated at each function.
  * Errors     As rpc_server.h and rpc_client.h. */
@@ -10,6 +10,7 @@
 #include "proto/rpc_server.h"
 
 #include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
 
 SPIN_BEGIN_DECLS
 
@@ -30,16 +31,40 @@ SPIN_MUST_USE spin_status spin_rpc_address_check(const char *address, struct spi
 spin_status spin_rpc_address_explain(const char *address, const char *flag, struct spin_error *err);
 /* Returns owned. */
 grpc_byte_buffer *spin_rpc_buffer_from_message(const struct ProtobufCMessage *message);
-/* Unpacks what arrived; `buffer` stays the caller's. */
-SPIN_MUST_USE spin_status spin_rpc_buffer_unpack(grpc_byte_buffer *buffer,
-                                                 const struct spin_rpc_unpack_args *args,
-                                                 struct ProtobufCMessage **out,
-                                                 struct spin_error *err);
+/* Parses the messages of one thread, one at a time, in memory that it keeps. Zeroed: ready. */
+struct spin_rpc_parser {
+    struct spin_arena *arena; /* NULL: none yet */
+};
+/* `args` comes without source and arena; `buffer` stays the caller's. The message is valid until
+ * forget, which follows whatever the outcome was. */
+SPIN_MUST_USE spin_status spin_rpc_parser_read(struct spin_rpc_parser *parser,
+                                               grpc_byte_buffer *buffer,
+                                               const struct spin_rpc_unpack_args *args,
+                                               struct ProtobufCMessage **out,
+                                               struct spin_error *err);
+void spin_rpc_parser_forget(struct spin_rpc_parser *parser);
+void spin_rpc_parser_deinit(struct spin_rpc_parser *parser);
 /* Runs completions until the queue is shut down and empty. */
 void spin_rpc_queue_run(grpc_completion_queue *queue);
 grpc_arg spin_rpc_integer_arg(const char *key, int value);
 void spin_rpc_start_batch(grpc_call *call, const grpc_op *ops, size_t count,
                           struct spin_rpc_tag *tag);
+
+/* --- rpc_tls.c --- */
+
+/* Both read the files; without any, and not `enabled`, the connection is not encrypted. Return
+ * owned. */
+SPIN_MUST_USE spin_status spin_rpc_tls_server_credentials(const struct spin_rpc_tls *tls,
+                                                          grpc_server_credentials **out,
+                                                          struct spin_error *err);
+SPIN_MUST_USE spin_status spin_rpc_tls_channel_credentials(const struct spin_rpc_tls *tls,
+                                                           grpc_channel_credentials **out,
+                                                           struct spin_error *err);
+
+/* --- rpc_token.c --- */
+
+/* The token in "authorization: Bearer <token>", or NULL when there is none. Returns owned. */
+char *spin_rpc_token_find(const grpc_metadata_array *metadata);
 
 /* --- rpc_server.c, for rpc_call.c --- */
 
@@ -68,6 +93,8 @@ bool spin_rpc_server_admit(struct spin_rpc_server *server, const struct spin_rpc
 void spin_rpc_server_leave(struct spin_rpc_server *server, const struct spin_rpc_line *line);
 /* Hands a call to the sender thread. At most once per call at a time, so there is always room. */
 void spin_rpc_server_schedule(struct spin_rpc_server *server, struct spin_rpc_call *call);
+/* The rpc thread's own. */
+struct spin_rpc_parser *spin_rpc_server_parser(struct spin_rpc_server *server);
 /* The queue may be shut down when the last object that can start a batch is gone. */
 void spin_rpc_server_object_created(struct spin_rpc_server *server);
 void spin_rpc_server_object_destroyed(struct spin_rpc_server *server);

@@ -28,6 +28,7 @@ struct spin_rpc_unpack_args {
     struct spin_rpc_bytes source;
     uint64_t bytes_max;
     struct spin_arena *arena;
+    uint64_t arena_bytes_max; /* of the arena, in all; 0: its own cap is enough */
 };
 
 SPIN_MUST_USE spin_status spin_rpc_message_unpack(const struct spin_rpc_unpack_args *args,

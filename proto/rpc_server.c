@@ -45,7 +45,8 @@ struct spin_rpc_server {
     _Atomic uint64_t stats[SPIN_RPC_STAT_COUNT];
     atomic_bool serving;
     atomic_bool sender_stop;
-    bool accepting; /* rpc thread */
+    bool accepting;                /* rpc thread */
+    struct spin_rpc_parser parser; /* rpc thread */
     bool started;
     pthread_t rpc_thread;
     pthread_t sender_thread;
@@ -85,6 +86,11 @@ void spin_rpc_server_schedule(struct spin_rpc_server *server, struct spin_rpc_ca
     /* The ring holds every call that can be open, and a call is in it at most once. */
     const spin_status status = spin_ring_push(server->ready, call);
     SPIN_ASSERT_EQ(status, SPIN_OK);
+}
+
+struct spin_rpc_parser *spin_rpc_server_parser(struct spin_rpc_server *server)
+{
+    return &server->parser;
 }
 
 /* Under the lock. Starting a batch on a queue that is shut down is illegal, so it is shut down by
@@ -234,7 +240,8 @@ static void add_lines(struct spin_rpc_server *server, const struct spin_rpc_serv
 {
     SPIN_ASSERT_LE(config->method_count, SPIN_RPC_METHODS_MAX);
     for (uint32_t i = 0; i < config->method_count; i++) {
-        add_line(server, &config->methods[i], config->context, true);
+        const struct spin_rpc_method *method = &config->methods[i];
+        add_line(server, method, method->context == NULL ? config->context : method->context, true);
     }
     spin_rpc_health_method(&server->health);
     add_line(server, &server->health, server, true);
@@ -298,7 +305,8 @@ spin_status spin_rpc_server_create(const struct spin_rpc_server_config *config,
 
     spin_status status;
     SPIN_TRY_GOTO(status, create_ring(server, err), fail);
-    grpc_server_credentials *credentials = grpc_insecure_server_credentials_create();
+    grpc_server_credentials *credentials = NULL;
+    SPIN_TRY_GOTO(status, spin_rpc_tls_server_credentials(&config->tls, &credentials, err), fail);
     const int port = grpc_server_add_http2_port(server->core, config->listen, credentials);
     grpc_server_credentials_release(credentials);
     if (port <= 0) {
@@ -383,6 +391,7 @@ void spin_rpc_server_destroy(struct spin_rpc_server *server)
     grpc_server_destroy(server->core);
     grpc_completion_queue_destroy(server->queue);
     spin_ring_destroy(server->ready);
+    spin_rpc_parser_deinit(&server->parser);
     spin_cond_deinit(&server->over_changed);
     spin_mutex_deinit(&server->mutex);
     free(server);

@@ -8,23 +8,27 @@
  *            client
  *                                             gone() when the client left before finish
  *
- *            Every method is a stream of answers; a unary one appends once. A method that nobody
- *            registered answers UNIMPLEMENTED, and grpc.health.v1.Health/Check is served already.
+ *            Every method is a stream of answers; a unary one appends once. A method that takes a
+ *            stream of requests has `message`, and start comes before the first of them. A method
+ *            that nobody registered answers UNIMPLEMENTED, and grpc.health.v1.Health (Check, Watch)
+ *            is served already.
  * Ownership  The server owns its calls. A handler holds its call from start to finish, which it
  *            calls exactly once, also after gone. Messages given to append and texts given to
  *            finish are borrowed during the call.
- * Threading  create, start, stop, destroy: one control thread. start and gone run on the rpc
- *            thread, one at a time, and must not block. append, finish: any thread, one at a time
+ * Threading  create, start, stop, destroy: one control thread. start, message, half_closed and gone
+ *            run on the rpc thread, one at a time, and must not block. append, finish: any thread, one at a time
  *            per call; they neither block, allocate nor call into gRPC (a sender thread does), so
  *            an engine may.
  * Units      Bytes, nanoseconds.
  * Errors     create: INVALID (the address), IO (taken; the text says by what and which flag to
- *            change). A client over a limit gets RESOURCE_EXHAUSTED, a malformed message
- *            INVALID_ARGUMENT. */
+ *            change), those of rpc_tls.h. A client over a limit gets RESOURCE_EXHAUSTED, a malformed message
+ *            INVALID_ARGUMENT, one without the method's token
+ *            UNAUTHENTICATED. */
 #pragma once
 
 #include "proto/rpc_message.h"
 #include "proto/rpc_status.h"
+#include "proto/rpc_tls.h"
 
 SPIN_BEGIN_DECLS
 
@@ -44,10 +48,19 @@ struct spin_rpc_method {
     uint64_t outbox_bytes; /* of answers that wait for a slow reader; over it the call is cut off */
     uint32_t calls_max;    /* at once; 1..65536 */
     uint32_t state_bytes;  /* of the handler's own, zeroed, in every call */
+    void *context;         /* handed to this method's handlers; NULL: the server's */
     bool merge;            /* answers that wait together leave as one message (rpc_outbox.h) */
-    /* `request` is valid until start returns. */
+    /* The call must carry "authorization: Bearer <this>", compared in constant time; NULL: start
+     * decides for itself (spin_rpc_call_bearer). Borrowed until destroy. */
+    const char *bearer;
+    /* `request` is valid until start returns; NULL where the method has `message`. */
     void (*start)(void *context, struct spin_rpc_call *call,
                   const struct ProtobufCMessage *request);
+    /* NULL: one request. Else the client sends a stream, and this gets its messages in order. */
+    void (*message)(void *context, struct spin_rpc_call *call,
+                    const struct ProtobufCMessage *message);
+    /* With `message`: the client has sent its last one. The handler still has to finish. */
+    void (*half_closed)(void *context, struct spin_rpc_call *call);
     /* The client left, the deadline passed or the reader was too slow; once, before finish. NULL:
      * the handler finishes inside start. */
     void (*gone)(void *context, struct spin_rpc_call *call);
@@ -59,6 +72,7 @@ struct spin_rpc_server_config {
     const struct spin_rpc_method *methods; /* borrowed until destroy */
     uint32_t method_count;
     void *context; /* handed to the handlers */
+    struct spin_rpc_tls tls;
 };
 
 /* Counts since create. */
@@ -92,6 +106,13 @@ void spin_rpc_server_get_stats(const struct spin_rpc_server *server,
 void *spin_rpc_call_state(struct spin_rpc_call *call); /* state_bytes, zeroed */
 uint64_t spin_rpc_call_deadline_ns(
     const struct spin_rpc_call *call); /* monotonic, or SPIN_NO_DEADLINE */
+/* The token behind "authorization: Bearer ", or "" when there is none; valid while the handler holds
+ * the call. Compare it with spin_rpc_token_equal. */
+const char *spin_rpc_call_bearer(const struct spin_rpc_call *call);
+/* In a time that depends on the length of `given` alone. */
+bool spin_rpc_token_equal(const char *given, const char *expected);
+/* "ipv4:127.0.0.1:4711"; valid while the handler holds the call. */
+const char *spin_rpc_call_peer(struct spin_rpc_call *call);
 /* Queues a message. When there is no room the call is cut off and gone follows; appending to a
  * call that is over is allowed and does nothing. */
 void spin_rpc_call_append(struct spin_rpc_call *call, const struct ProtobufCMessage *message);

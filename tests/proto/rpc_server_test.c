@@ -21,6 +21,7 @@
 
 struct fixture {
     struct spin_rpc_server *server;
+    struct spin_rpc_thread *thread;
     struct spin_rpc_client *client;
     struct spin_mutex mutex;
     struct spin_cond changed;
@@ -157,7 +158,9 @@ static int set_up(void **state)
     SPIN_EXPECT_OK(spin_rpc_server_start(fixture->server, &err), &err);
     char target[64];
     (void)snprintf(target, sizeof target, "127.0.0.1:%u", spin_rpc_server_port(fixture->server));
-    SPIN_EXPECT_OK(spin_rpc_client_create(target, &fixture->client, &err), &err);
+    SPIN_EXPECT_OK(spin_rpc_thread_create(&fixture->thread, &err), &err);
+    const struct spin_rpc_client_config client = {.target = target};
+    SPIN_EXPECT_OK(spin_rpc_client_create(fixture->thread, &client, &fixture->client, &err), &err);
     SPIN_EXPECT_OK(spin_rpc_client_wait_ready(fixture->client, soon(), &err), &err);
     *state = fixture;
     return 0;
@@ -167,6 +170,7 @@ static int tear_down(void **state)
 {
     struct fixture *fixture = *state;
     spin_rpc_client_destroy(fixture->client);
+    spin_rpc_thread_destroy(fixture->thread);
     if (fixture->server != NULL) {
         spin_rpc_server_stop(fixture->server, WAIT_NS);
         spin_rpc_server_destroy(fixture->server);
@@ -541,7 +545,9 @@ static void test_bad_addresses_are_named(void **state)
         config.listen = bad[i];
         SPIN_EXPECT_STATUS(spin_rpc_server_create(&config, &server, &err), SPIN_ERR_INVALID);
         struct spin_rpc_client *client = NULL;
-        SPIN_EXPECT_STATUS(spin_rpc_client_create(bad[i], &client, &err), SPIN_ERR_INVALID);
+        const struct spin_rpc_client_config bad_config = {.target = bad[i]};
+        SPIN_EXPECT_STATUS(spin_rpc_client_create(fixture->thread, &bad_config, &client, &err),
+                           SPIN_ERR_INVALID);
     }
     /* Created and never started: nothing hangs, nothing leaks. */
     config.listen = "[::1]:0";
