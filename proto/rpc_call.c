@@ -1,12 +1,14 @@
 /* The life of one call:
  *
  *   posted --request--> in start --> open --finish--> ending --status sent--> closed
- *      \--shutdown--> freed            \--client gone--> gone() --finish--> closed
+ *      \--shutdown--> freed          | |\--client gone--> gone() --finish--> closed
+ *                                    | \--client's message--> message(), again and again
+ *                                    \--client's last--> half_closed()
  *
  * References: the posted request, which becomes the handler's hold; the close notice; a send under
- * way; a place in the sender's ring. The last one to go frees the call, never on the handler's
- * thread: finish only marks, and pump, which runs on the rpc or the sender thread, drops the
- * handler's hold. */
+ * way; the wait for a message; a place in the sender's ring. The last one to go frees the call,
+ * never on the handler's thread: finish only marks, and pump, which runs on the rpc or the sender
+ * thread, drops the handler's hold. */
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/mutex.h"
@@ -36,13 +38,14 @@ struct spin_rpc_call {
     struct spin_rpc_tag request_tag;
     struct spin_rpc_tag close_tag;
     struct spin_rpc_tag send_tag;
-    int cancelled; /* written by gRPC core before close_tag fires */
-    bool admitted; /* rpc thread */
+    struct spin_rpc_tag receive_tag; /* the next message of the client's stream */
+    int cancelled;                   /* written by gRPC core before close_tag fires */
+    bool admitted;                   /* rpc thread */
     _Atomic uint32_t refs;
 
     struct spin_mutex mutex; /* guards everything down to `peer` */
     struct spin_rpc_outbox outbox;
-    bool in_start;    /* start runs and will be followed by a pump */
+    bool in_handler;  /* start or message runs and will be followed by a pump */
     bool scheduled;   /* in the sender's ring */
     bool sending;     /* a batch of ours is under way: gRPC core allows one */
     bool opened;      /* initial metadata went out */
@@ -233,17 +236,80 @@ static spin_status read_payload(struct spin_rpc_call *call, struct ProtobufCMess
 static spin_status run_start(struct spin_rpc_call *call, struct spin_error *err)
 {
     const struct spin_rpc_method *method = call->line->method;
-    if (call->payload == NULL) {
-        return spin_fail(err, SPIN_ERR_INVALID, "%s: no request message", method->path);
-    }
     struct ProtobufCMessage *request = NULL;
-    const spin_status status = read_payload(call, &request, err);
+    spin_status status = SPIN_OK;
+    if (method->message == NULL) {
+        status = call->payload == NULL
+                     ? spin_fail(err, SPIN_ERR_INVALID, "%s: no request message", method->path)
+                     : read_payload(call, &request, err);
+    }
     if (status == SPIN_OK) {
         spin_rpc_server_count(call->line->server, SPIN_RPC_STAT_CALLS);
         method->start(call->line->context, call, request);
     }
     spin_rpc_parser_forget(spin_rpc_server_parser(call->line->server));
     return status;
+}
+
+/* Where the handler appends from now on, a pump follows: the sender thread need not be told. False
+ * when the handler has finished or nobody listens. */
+static bool enter_handler(struct spin_rpc_call *call)
+{
+    spin_mutex_lock(&call->mutex);
+    call->in_handler = !call->finished && !call->closed;
+    const bool entered = call->in_handler;
+    spin_mutex_unlock(&call->mutex);
+    return entered;
+}
+
+static void leave_handler(struct spin_rpc_call *call)
+{
+    spin_mutex_lock(&call->mutex);
+    call->in_handler = false;
+    spin_mutex_unlock(&call->mutex);
+}
+
+static void receive_next(struct spin_rpc_call *call)
+{
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+    op.data.recv_message.recv_message = &call->payload;
+    ref(call);
+    spin_rpc_start_batch(call->core, &op, 1, &call->receive_tag);
+}
+
+/* One message of the client's stream. The handler owns the end of the call, so a message that it
+ * cannot be given ends the call from below: `gone` follows. */
+static void take_message(struct spin_rpc_call *call)
+{
+    const struct spin_rpc_line *line = call->line;
+    struct ProtobufCMessage *message = NULL;
+    struct spin_error err = {0};
+    const spin_status status = read_payload(call, &message, &err);
+    if (status == SPIN_OK) {
+        line->method->message(line->context, call, message);
+        receive_next(call);
+    } else {
+        spin_rpc_server_count(line->server, SPIN_RPC_STAT_REFUSED);
+        (void)grpc_call_cancel_with_status(
+            call->core, (grpc_status_code)spin_rpc_code_from_status(status), err.text, NULL);
+    }
+    spin_rpc_parser_forget(spin_rpc_server_parser(line->server));
+}
+
+static void on_received(void *self, bool ok)
+{
+    struct spin_rpc_call *call = self;
+    const struct spin_rpc_line *line = call->line;
+    if (enter_handler(call)) {
+        if (call->payload != NULL) {
+            take_message(call);
+        } else if (ok && grpc_call_failed_before_recv_message(call->core) == 0 &&
+                   line->method->half_closed != NULL) {
+            line->method->half_closed(line->context, call);
+        }
+        leave_handler(call);
+    }
+    pump(call);
 }
 
 static spin_status refuse_unknown(const struct spin_rpc_call *call, struct spin_error *err)
@@ -254,25 +320,30 @@ static spin_status refuse_unknown(const struct spin_rpc_call *call, struct spin_
     return status;
 }
 
+static spin_status check_bearer(const struct spin_rpc_call *call, struct spin_error *err)
+{
+    const struct spin_rpc_method *method = call->line->method;
+    if (method->bearer == NULL ||
+        spin_rpc_token_equal(spin_rpc_call_bearer(call), method->bearer)) {
+        return SPIN_OK;
+    }
+    return spin_fail(err, SPIN_ERR_DENIED, "%s: %s", method->path,
+                     call->bearer == NULL ? "no \"authorization: Bearer <token>\" in the call"
+                                          : "the bearer token is not the right one");
+}
+
 static spin_status begin(struct spin_rpc_call *call, struct spin_error *err)
 {
     const struct spin_rpc_line *line = call->line;
     if (line->handle == NULL) {
         return refuse_unknown(call, err);
     }
+    call->bearer = spin_rpc_token_find(&call->metadata);
+    SPIN_TRY(check_bearer(call, err)); /* first: strangers take no places */
     call->admitted = spin_rpc_server_admit(line->server, line);
     if (!call->admitted) {
         return spin_fail(err, SPIN_ERR_EXHAUSTED, "%s: %u calls are open already, retry later",
                          line->method->path, line->method->calls_max);
-    }
-    call->bearer = spin_rpc_token_find(&call->metadata);
-    if (line->method->bearer != NULL &&
-        !spin_rpc_token_equal(spin_rpc_call_bearer(call), line->method->bearer)) {
-        return spin_fail(err, SPIN_ERR_DENIED,
-                         call->bearer == NULL
-                             ? "%s: the call carries no \"authorization: Bearer <token>\""
-                             : "%s: the token is not the one that this server was started with",
-                         line->method->path);
     }
     if (spin_rpc_outbox_init(&call->outbox, line->method->outbox_bytes) != SPIN_OK) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "%s: no memory for answers", line->method->path);
@@ -295,16 +366,16 @@ static void on_request(void *self, bool ok)
     spin_rpc_start_batch(call->core, &close_notice, 1, &call->close_tag);
 
     ref(call); /* mine: the handler may finish, and its hold be dropped, while I am here */
-    call->in_start = true; /* before the handler knows of the call: nobody else is here yet */
+    call->in_handler = true; /* before the handler knows of the call: nobody else is here yet */
     struct spin_error err = {0};
     const spin_status status = begin(call, &err);
     if (status != SPIN_OK) {
         spin_rpc_server_count(server, SPIN_RPC_STAT_REFUSED);
         spin_rpc_call_finish(call, status, err.text);
+    } else if (call->line->method->message != NULL) {
+        receive_next(call);
     }
-    spin_mutex_lock(&call->mutex);
-    call->in_start = false;
-    spin_mutex_unlock(&call->mutex);
+    leave_handler(call);
     pump(call);
 }
 
@@ -322,13 +393,16 @@ bool spin_rpc_call_post(const struct spin_rpc_line *line)
     call->request_tag = (struct spin_rpc_tag){on_request, call};
     call->close_tag = (struct spin_rpc_tag){on_close, call};
     call->send_tag = (struct spin_rpc_tag){on_sent, call};
+    call->receive_tag = (struct spin_rpc_tag){on_received, call};
+    /* A stream of requests is received one by one. */
+    grpc_byte_buffer **payload = line->method->message == NULL ? &call->payload : NULL;
     spin_rpc_server_object_created(line->server);
     const grpc_call_error error =
         line->handle == NULL
             ? grpc_server_request_call(line->core, &call->core, &call->details, &call->metadata,
                                        line->queue, line->queue, &call->request_tag)
             : grpc_server_request_registered_call(line->core, line->handle, &call->core,
-                                                  &call->deadline, &call->metadata, &call->payload,
+                                                  &call->deadline, &call->metadata, payload,
                                                   line->queue, line->queue, &call->request_tag);
     SPIN_ASSERT_EQ(error, GRPC_CALL_OK);
     return true;
@@ -347,7 +421,7 @@ void spin_rpc_call_scheduled(struct spin_rpc_call *call)
 static bool claim_schedule(struct spin_rpc_call *call)
 {
     /* A send that is stuck behind a slow reader completes late or never: it does not count. */
-    const bool pump_follows = call->in_start || (call->sending && !call->overflowed);
+    const bool pump_follows = call->in_handler || (call->sending && !call->overflowed);
     if (pump_follows || call->scheduled) {
         return false;
     }

@@ -74,9 +74,10 @@ void spin_rpc_thread_destroy(struct spin_rpc_thread *thread)
     spin_rpc_core_release();
 }
 
-static grpc_channel *create_channel(const char *target, grpc_channel_credentials *credentials)
+static grpc_channel *create_channel(const struct spin_rpc_client_config *config,
+                                    grpc_channel_credentials *credentials)
 {
-    grpc_arg args[] = {
+    const grpc_arg fixed[] = {
         spin_rpc_integer_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, SPIN_RPC_GENERATE_BYTES_MAX),
         spin_rpc_integer_arg(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_TIME_MS),
         spin_rpc_integer_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
@@ -90,8 +91,14 @@ static grpc_channel *create_channel(const char *target, grpc_channel_credentials
         spin_rpc_integer_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
         spin_rpc_integer_arg(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1),
     };
-    const grpc_channel_args list = {.num_args = SPIN_ARRAY_COUNT(args), .args = args};
-    return grpc_channel_create(target, credentials, &list);
+    grpc_arg args[SPIN_ARRAY_COUNT(fixed) + 1]; /* gRPC's pointer is not const */
+    memcpy(args, fixed, sizeof fixed);
+    grpc_channel_args list = {.num_args = SPIN_ARRAY_COUNT(fixed), .args = args};
+    if (config->tls.server_name != NULL) {
+        args[list.num_args++] =
+            spin_rpc_string_arg(GRPC_ARG_DEFAULT_AUTHORITY, config->tls.server_name);
+    }
+    return grpc_channel_create(config->target, credentials, &list);
 }
 
 /* What HTTP/2 allows in a header; a line break would be another header. */
@@ -143,7 +150,7 @@ spin_status spin_rpc_client_create(struct spin_rpc_thread *thread,
     SPIN_TRY_GOTO(status, set_bearer(client, config->bearer, err), fail);
     grpc_channel_credentials *credentials = NULL;
     SPIN_TRY_GOTO(status, spin_rpc_tls_channel_credentials(&config->tls, &credentials, err), fail);
-    client->channel = create_channel(config->target, credentials);
+    client->channel = create_channel(config, credentials);
     grpc_channel_credentials_release(credentials);
     *out = client;
     return SPIN_OK;

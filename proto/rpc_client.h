@@ -5,13 +5,14 @@
  * Ownership  A thread outlives its clients; a client owns its connection and outlives nobody's
  *            call. submit copies what it needs and returns a call that the caller releases; a call
  *            may be released before it is over.
- * Threading  create, destroy: one control thread, never from inside a callback. Everything else: any
- *            thread, callbacks too. Callbacks run on the rpc thread, one at a time; until one
+ * Threading  create, destroy: one control thread, never from inside a callback. Everything else:
+ *            any thread, callbacks too. Callbacks run on the rpc thread, one at a time; until one
  *            returns, the stream it belongs to stands still, which is the back-pressure that the
  *            server sees.
  * Units      Bytes; deadlines are absolute on the monotonic clock.
- * Errors     submit: INVALID; then no callback comes. After OK `finished` is called exactly once,
- *            last. A peer that cannot be reached is PEER_LOST in `finished`. */
+ * Errors     create: INVALID (the address, the bearer), those of rpc_tls.h. submit: NO_MEMORY; then
+ *            no callback comes. After OK `finished` is called exactly once, last. A peer that
+ *            cannot be reached is PEER_LOST in `finished`. */
 #pragma once
 
 #include "proto/rpc_message.h"
@@ -39,8 +40,8 @@ struct spin_rpc_request {
     uint64_t response_bytes_max;
     uint64_t arena_bytes_max; /* of one parsed response */
     uint64_t deadline_ns;     /* SPIN_NO_DEADLINE: none */
-    /* The caller sends a stream: `message` (may be NULL) is its first message, spin_rpc_client_call_send
-     * adds others, ..._close_send ends it. outbox_bytes bounds what waits for the wire. */
+    /* The caller sends a stream: `message` (may be NULL) is its first message, call_send adds
+     * others, call_close_send ends it. outbox_bytes bounds what waits for the wire. */
     bool sends_stream;
     uint64_t outbox_bytes;
     void *context;
@@ -71,8 +72,8 @@ SPIN_MUST_USE spin_status spin_rpc_client_submit(struct spin_rpc_client *client,
                                                  const struct spin_rpc_request *request,
                                                  struct spin_rpc_client_call **out,
                                                  struct spin_error *err);
-/* sends_stream only. EXHAUSTED: over outbox_bytes, nothing was queued. OK when the call is over: the
- * message goes nowhere and `finished` says why. */
+/* sends_stream only, before close_send. EXHAUSTED: over outbox_bytes, nothing was queued. OK when
+ * the call is over: the message goes nowhere and `finished` says why. */
 SPIN_MUST_USE spin_status spin_rpc_client_call_send(struct spin_rpc_client_call *call,
                                                     const struct ProtobufCMessage *message);
 void spin_rpc_client_call_close_send(struct spin_rpc_client_call *call);

@@ -1,6 +1,7 @@
 /* rpc_client_internal: what the client's connections and its calls share; nobody else includes it.
  *
- * Why        rpc_client.c owns the thread and the connections, rpc_client_call.c the life of a call.
+ * Why        rpc_client.c owns the thread and the connections, rpc_client_call.c the life of one
+ *            call.
  * Ownership  A client owns its channel and its bearer; the queue and the parser are the thread's.
  * Threading  `calls` is guarded by `mutex`, `parser` is the rpc thread's, the rest is immutable.
  * Errors     As rpc_client.h. */

@@ -191,6 +191,14 @@ grpc_arg spin_rpc_integer_arg(const char *key, int value)
     return arg;
 }
 
+grpc_arg spin_rpc_string_arg(const char *key, const char *value)
+{
+    grpc_arg arg = {.type = GRPC_ARG_STRING};
+    memcpy(&arg.key, &key, sizeof key); /* as above, and so is the value */
+    memcpy(&arg.value.string, &value, sizeof value);
+    return arg;
+}
+
 void spin_rpc_start_batch(grpc_call *call, const grpc_op *ops, size_t count,
                           struct spin_rpc_tag *tag)
 {

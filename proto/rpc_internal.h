@@ -7,6 +7,8 @@
  * Errors     As rpc_server.h and rpc_client.h. */
 #pragma once
 
+#include "base/list.h"
+#include "base/mutex.h"
 #include "proto/rpc_server.h"
 
 #include <grpc/grpc.h>
@@ -47,6 +49,7 @@ void spin_rpc_parser_deinit(struct spin_rpc_parser *parser);
 /* Runs completions until the queue is shut down and empty. */
 void spin_rpc_queue_run(grpc_completion_queue *queue);
 grpc_arg spin_rpc_integer_arg(const char *key, int value);
+grpc_arg spin_rpc_string_arg(const char *key, const char *value); /* borrows both */
 void spin_rpc_start_batch(grpc_call *call, const grpc_op *ops, size_t count,
                           struct spin_rpc_tag *tag);
 
@@ -111,10 +114,24 @@ void spin_rpc_call_scheduled(struct spin_rpc_call *call);
 
 /* --- rpc_health.c --- */
 
-#define SPIN_RPC_HEALTH_CALLS_MAX 64u /* probes at once; more is a mistake of whoever probes */
-/* Fills `method`; its context is the server. */
-void spin_rpc_health_method(struct spin_rpc_method *method);
-bool spin_rpc_server_is_serving(const struct spin_rpc_server *server);
+#define SPIN_RPC_HEALTH_METHODS 2u
+#define SPIN_RPC_HEALTH_CALLS_MAX 64u /* of each; more probes at once are a mistake of theirs */
+
+/* What the health service knows; the context of its methods. */
+struct spin_rpc_health {
+    const struct spin_rpc_server *server;
+    struct spin_mutex mutex;   /* guards the rest */
+    struct spin_list watchers; /* open Watch calls that want to know of changes */
+    bool serving;
+    bool ended; /* the server stops */
+};
+
+void spin_rpc_health_init(struct spin_rpc_health *health, const struct spin_rpc_server *server);
+void spin_rpc_health_deinit(struct spin_rpc_health *health);
+void spin_rpc_health_methods(struct spin_rpc_method methods[SPIN_RPC_HEALTH_METHODS]);
+void spin_rpc_health_set(struct spin_rpc_health *health, bool serving); /* any thread */
+/* NOT_SERVING from now on, and the end of every Watch. */
+void spin_rpc_health_end(struct spin_rpc_health *health);
 /* True when a registered method belongs to this service: "spin.v1.Worker". */
 bool spin_rpc_server_has_service(const struct spin_rpc_server *server, const char *service);
 

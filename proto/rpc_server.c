@@ -17,10 +17,11 @@
 /* Requests posted ahead per method: what may arrive between two looks of the rpc thread at its
  * queue without waiting inside gRPC core. */
 #define POSTED_REQUESTS 8u
-#define LINES_MAX (SPIN_RPC_METHODS_MAX + 2u) /* health and the catch-all */
+#define LINES_MAX (SPIN_RPC_METHODS_MAX + SPIN_RPC_HEALTH_METHODS + 1u) /* and the catch-all */
 #define CALLS_MAX 65536u
-/* Streams of one connection; more wait at the client. */
-#define CONNECTION_STREAMS_MAX 1024
+/* Streams of one connection, at least; more wait at the client. One peer may hold all the calls of
+ * a method: a router reaches a worker over one connection. */
+#define CONNECTION_STREAMS_MIN 128u
 /* A peer that does not answer a ping within 10 + 5 s is gone, and so are its calls. */
 #define KEEPALIVE_TIME_MS 10000
 #define KEEPALIVE_TIMEOUT_MS 5000
@@ -35,7 +36,8 @@ struct spin_rpc_server {
     grpc_server *core;
     grpc_completion_queue *queue;
     struct spin_ring *ready; /* calls with something to send */
-    struct spin_rpc_method health;
+    struct spin_rpc_method health_methods[SPIN_RPC_HEALTH_METHODS];
+    struct spin_rpc_health health;
     struct spin_rpc_method unknown;
     struct spin_rpc_line lines[LINES_MAX];
     struct line_state states[LINES_MAX];
@@ -43,7 +45,6 @@ struct spin_rpc_server {
     uint32_t port;
     struct spin_rpc_tag shutdown_tag;
     _Atomic uint64_t stats[SPIN_RPC_STAT_COUNT];
-    atomic_bool serving;
     atomic_bool sender_stop;
     bool accepting;                /* rpc thread */
     struct spin_rpc_parser parser; /* rpc thread */
@@ -162,11 +163,6 @@ void spin_rpc_server_request_taken(struct spin_rpc_server *server, const struct 
     }
 }
 
-bool spin_rpc_server_is_serving(const struct spin_rpc_server *server)
-{
-    return atomic_load(&server->serving);
-}
-
 bool spin_rpc_server_has_service(const struct spin_rpc_server *server, const char *service)
 {
     const uint64_t bytes = strlen(service);
@@ -214,6 +210,11 @@ static void check_method(const struct spin_rpc_method *method)
     SPIN_ASSERT_GT(method->calls_max, 0);
     SPIN_ASSERT_LE(method->calls_max, CALLS_MAX);
     SPIN_ASSERT_LE(method->request_bytes_max, SPIN_RPC_GENERATE_BYTES_MAX);
+    if (method->message == NULL) {
+        SPIN_ASSERT(method->half_closed == NULL);
+    } else {
+        SPIN_ASSERT(method->gone != NULL); /* who else would finish? */
+    }
 }
 
 static void add_line(struct spin_rpc_server *server, const struct spin_rpc_method *method,
@@ -230,7 +231,10 @@ static void add_line(struct spin_rpc_server *server, const struct spin_rpc_metho
     if (registered) {
         check_method(method);
         line->handle = grpc_server_register_method(server->core, method->path, NULL,
-                                                   GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER, 0);
+                                                   method->message == NULL
+                                                       ? GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER
+                                                       : GRPC_SRM_PAYLOAD_NONE,
+                                                   0);
         SPIN_ASSERT(line->handle != NULL); /* registered twice */
     }
     server->line_count++;
@@ -243,8 +247,10 @@ static void add_lines(struct spin_rpc_server *server, const struct spin_rpc_serv
         const struct spin_rpc_method *method = &config->methods[i];
         add_line(server, method, method->context == NULL ? config->context : method->context, true);
     }
-    spin_rpc_health_method(&server->health);
-    add_line(server, &server->health, server, true);
+    spin_rpc_health_methods(server->health_methods);
+    for (uint32_t i = 0; i < SPIN_RPC_HEALTH_METHODS; i++) {
+        add_line(server, &server->health_methods[i], &server->health, true);
+    }
     /* Without it a call of an unknown method hangs until its deadline. */
     server->unknown = (struct spin_rpc_method){.path = "/", .calls_max = 1};
     add_line(server, &server->unknown, NULL, false);
@@ -263,13 +269,22 @@ static spin_status create_ring(struct spin_rpc_server *server, struct spin_error
     return spin_ring_create(capacity, &server->ready, err);
 }
 
-static grpc_server *create_core(void)
+static int connection_streams(const struct spin_rpc_server_config *config)
+{
+    uint32_t streams = CONNECTION_STREAMS_MIN;
+    for (uint32_t i = 0; i < config->method_count; i++) {
+        streams = SPIN_MAX(streams, config->methods[i].calls_max);
+    }
+    return (int)(streams + SPIN_RPC_HEALTH_CALLS_MAX); /* a probe gets through when all are taken */
+}
+
+static grpc_server *create_core(int streams_max)
 {
     const grpc_arg args[] = {
         spin_rpc_integer_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, SPIN_RPC_GENERATE_BYTES_MAX),
         spin_rpc_integer_arg(GRPC_ARG_ALLOW_REUSEPORT,
                              0), /* a taken port is an error, not a share */
-        spin_rpc_integer_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, CONNECTION_STREAMS_MAX),
+        spin_rpc_integer_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, streams_max),
         spin_rpc_integer_arg(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_TIME_MS),
         spin_rpc_integer_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
         spin_rpc_integer_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
@@ -297,8 +312,9 @@ spin_status spin_rpc_server_create(const struct spin_rpc_server_config *config,
     spin_rpc_core_acquire();
     spin_mutex_init(&server->mutex);
     spin_cond_init(&server->over_changed);
+    spin_rpc_health_init(&server->health, server);
     server->shutdown_tag = (struct spin_rpc_tag){on_shutdown, server};
-    server->core = create_core();
+    server->core = create_core(connection_streams(config));
     server->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_server_register_completion_queue(server->core, server->queue, NULL);
     add_lines(server, config);
@@ -345,7 +361,7 @@ spin_status spin_rpc_server_start(struct spin_rpc_server *server, struct spin_er
 
 void spin_rpc_server_set_serving(struct spin_rpc_server *server, bool serving)
 {
-    atomic_store(&server->serving, serving);
+    spin_rpc_health_set(&server->health, serving);
 }
 
 static bool wait_until_over(struct spin_rpc_server *server, uint64_t deadline_ns)
@@ -363,7 +379,7 @@ static bool wait_until_over(struct spin_rpc_server *server, uint64_t deadline_ns
 void spin_rpc_server_stop(struct spin_rpc_server *server, uint64_t grace_ns)
 {
     SPIN_ASSERT(server->started);
-    atomic_store(&server->serving, false);
+    spin_rpc_health_end(&server->health);
     grpc_server_shutdown_and_notify(server->core, server->queue, &server->shutdown_tag);
     const uint64_t now_ns = spin_now_ns(spin_clock_real());
     if (!wait_until_over(server, spin_deadline_ns(now_ns, grace_ns))) {
@@ -392,6 +408,7 @@ void spin_rpc_server_destroy(struct spin_rpc_server *server)
     grpc_completion_queue_destroy(server->queue);
     spin_ring_destroy(server->ready);
     spin_rpc_parser_deinit(&server->parser);
+    spin_rpc_health_deinit(&server->health);
     spin_cond_deinit(&server->over_changed);
     spin_mutex_deinit(&server->mutex);
     free(server);

@@ -16,14 +16,14 @@
  *            calls exactly once, also after gone. Messages given to append and texts given to
  *            finish are borrowed during the call.
  * Threading  create, start, stop, destroy: one control thread. start, message, half_closed and gone
- *            run on the rpc thread, one at a time, and must not block. append, finish: any thread, one at a time
- *            per call; they neither block, allocate nor call into gRPC (a sender thread does), so
- *            an engine may.
+ *            run on the rpc thread, one at a time, and must not block. append, finish: any thread,
+ *            one at a time per call; they neither block, allocate nor call into gRPC (a sender
+ *            thread does), so an engine may. A handler that finishes from another thread may still
+ *            see a message, half_closed or gone that was on its way.
  * Units      Bytes, nanoseconds.
  * Errors     create: INVALID (the address), IO (taken; the text says by what and which flag to
- *            change), those of rpc_tls.h. A client over a limit gets RESOURCE_EXHAUSTED, a malformed message
- *            INVALID_ARGUMENT, one without the method's token
- *            UNAUTHENTICATED. */
+ *            change), those of rpc_tls.h. A client over a limit gets RESOURCE_EXHAUSTED, one with a
+ *            malformed message INVALID_ARGUMENT, one without the method's token UNAUTHENTICATED. */
 #pragma once
 
 #include "proto/rpc_message.h"
@@ -44,7 +44,7 @@ struct spin_rpc_method {
     const char *path; /* "/spin.v1.Worker/Generate" */
     const struct ProtobufCMessageDescriptor *request;
     uint64_t request_bytes_max;
-    uint64_t arena_bytes_max; /* of one parsed request; freed when start returns */
+    uint64_t arena_bytes_max; /* of one parsed request; freed when start or message returns */
     uint64_t outbox_bytes; /* of answers that wait for a slow reader; over it the call is cut off */
     uint32_t calls_max;    /* at once; 1..65536 */
     uint32_t state_bytes;  /* of the handler's own, zeroed, in every call */
@@ -56,7 +56,8 @@ struct spin_rpc_method {
     /* `request` is valid until start returns; NULL where the method has `message`. */
     void (*start)(void *context, struct spin_rpc_call *call,
                   const struct ProtobufCMessage *request);
-    /* NULL: one request. Else the client sends a stream, and this gets its messages in order. */
+    /* NULL: one request. Else the client sends a stream, and this gets its messages in order. One
+     * over a limit or malformed ends the call; gone follows. */
     void (*message)(void *context, struct spin_rpc_call *call,
                     const struct ProtobufCMessage *message);
     /* With `message`: the client has sent its last one. The handler still has to finish. */
@@ -106,12 +107,12 @@ void spin_rpc_server_get_stats(const struct spin_rpc_server *server,
 void *spin_rpc_call_state(struct spin_rpc_call *call); /* state_bytes, zeroed */
 uint64_t spin_rpc_call_deadline_ns(
     const struct spin_rpc_call *call); /* monotonic, or SPIN_NO_DEADLINE */
-/* The token behind "authorization: Bearer ", or "" when there is none; valid while the handler holds
- * the call. Compare it with spin_rpc_token_equal. */
+/* The token behind "authorization: Bearer ", or "" when there is none; valid while the handler
+ * holds the call. Compare it with spin_rpc_token_equal. */
 const char *spin_rpc_call_bearer(const struct spin_rpc_call *call);
 /* In a time that depends on the length of `given` alone. */
 bool spin_rpc_token_equal(const char *given, const char *expected);
-/* "ipv4:127.0.0.1:4711"; valid while the handler holds the call. */
+/* "ipv4:127.0.0.1:4711"; valid while the handler holds the call, which asks from one thread. */
 const char *spin_rpc_call_peer(struct spin_rpc_call *call);
 /* Queues a message. When there is no room the call is cut off and gone follows; appending to a
  * call that is over is allowed and does nothing. */
