@@ -62,6 +62,19 @@ struct spin_salt spin_salt_derive(const uint8_t *secret, uint64_t secret_bytes, 
     return salt;
 }
 
+void spin_cluster_token(const char *secret, char out[SPIN_CLUSTER_TOKEN_BYTES])
+{
+    static const char digits[] = "0123456789abcdef";
+    /* Names of tenants have no slash (router/tenants.h). */
+    const struct spin_salt token =
+        spin_salt_derive((const uint8_t *)secret, strlen(secret), "/cluster");
+    for (uint32_t i = 0; i < sizeof token.bytes; i++) {
+        out[2 * i] = digits[token.bytes[i] >> 4];
+        out[2 * i + 1] = digits[token.bytes[i] & 15];
+    }
+    out[2 * sizeof token.bytes] = '\0';
+}
+
 struct spin_block_key spin_block_key_root(const struct spin_salt *salt,
                                           const struct spin_model_id *model,
                                           const struct spin_kv_layout *layout,

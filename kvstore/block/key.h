@@ -43,6 +43,11 @@ struct spin_provenance {
 /* The salt of a tenant: BLAKE2b-256 keyed with the cluster secret over the tenant's name. */
 struct spin_salt spin_salt_derive(const uint8_t *secret, uint64_t secret_bytes, const char *tenant);
 
+/* What processes of one cluster show each other (a bearer token): 64 hex digits and a NUL, from the
+ * secret under a name that no tenant can have. Salts cannot be computed from it. */
+#define SPIN_CLUSTER_TOKEN_BYTES 65u
+void spin_cluster_token(const char *secret, char out[SPIN_CLUSTER_TOKEN_BYTES]);
+
 struct spin_block_key spin_block_key_root(const struct spin_salt *salt,
                                           const struct spin_model_id *model,
                                           const struct spin_kv_layout *layout,

@@ -16,6 +16,7 @@
  *         print(key.hex())
  *     print(salt.hex(), root.hex(), decode.hex())
  *     print(blake(b"tenant-a", 32, blake(bytes(range(100)), 64)).hex(), blake(b"", 32).hex())
+ *     print(blake(b"/cluster", 32, b"correct horse battery staple").hex())
  */
 #include "kvstore/block/key.h"
 
@@ -70,6 +71,14 @@ static void test_salts(void **state)
                "dcdd3dcc390161996820437050fd69d94137cc34155bc3c6d21aba0e11aeaf1a");
     expect_hex(spin_salt_derive(NULL, 0, "").bytes, SPIN_SALT_BYTES,
                "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8");
+}
+
+static void test_cluster_token(void **state)
+{
+    (void)state;
+    char token[SPIN_CLUSTER_TOKEN_BYTES];
+    spin_cluster_token(secret, token);
+    assert_string_equal(token, "9a8d680929f361ac187d189db6f8fcda1b23faa24ae1c599246ea345a4936dab");
 }
 
 static void test_chain(void **state)
@@ -182,6 +191,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_salts),
+        cmocka_unit_test(test_cluster_token),
         cmocka_unit_test(test_chain),
         cmocka_unit_test(test_every_input_counts),
         cmocka_unit_test(test_impossible_provenance_is_asserted),
