@@ -97,9 +97,8 @@ static spin_status check_pair(const struct spin_rpc_tls *tls, const struct pem *
                            KEY_OPTION, tls->key_file);
     } else if (status == SPIN_OK && X509_check_private_key(cert, key) != 1) {
         status = spin_fail(err, SPIN_ERR_INVALID,
-                           "%s %.96s: not the key of the certificate in %s "
-                           "%.96s",
-                           KEY_OPTION, tls->key_file, CERT_OPTION, tls->cert_file);
+                           "%s %.160s: not the key of the certificate that %s names", KEY_OPTION,
+                           tls->key_file, CERT_OPTION);
     }
     ERR_clear_error();
     EVP_PKEY_free(key);
