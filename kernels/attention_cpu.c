@@ -214,6 +214,7 @@ static void run(void *context, uint32_t thread, uint32_t threads)
 {
     struct job *job = context;
     struct spin_attention_tile *tile = spin_stream_scratch(job->stream, thread);
+    tile->wide = spin_stream_isa(job->stream) >= SPIN_ISA_AVX512_VNNI;
     run_tasks(job, tile);
     if (!job->any_split) {
         return;

@@ -39,7 +39,24 @@ struct spin_attention_tile {
     float merged[SPIN_TILE_QUERIES][SPIN_PARTIAL_FLOATS_MAX];
     uint32_t visible[SPIN_TILE_QUERIES];
     uint32_t queries;
+    bool wide; /* use the 512-bit variants below: the same bits, sooner */
 };
+
+/* K and V of SPIN_BLOCK_LANES tokens as they lie in pages. */
+struct spin_attention_block {
+    const uint16_t *k[2]; /* [8][head_dim] each; the second NULL where no query sees that far */
+    const uint16_t *v[2];
+    uint32_t tokens; /* 1..16 */
+    uint32_t head_dim;
+};
+
+/* score[queries][column..column + 16) of the block; only behind spin_isa_detect. */
+void spin_attention_score_avx512(struct spin_attention_tile *tile,
+                                 const struct spin_attention_block *block, uint32_t column);
+/* partial[queries] o += p v over the block's tokens that each query sees: seen[queries]. */
+void spin_attention_weigh_avx512(struct spin_attention_tile *tile,
+                                 const struct spin_attention_block *block, uint32_t column,
+                                 const uint32_t *seen);
 
 /* Fills partial[] of the queries that see any token of the split; returns false when none does. */
 bool spin_attention_split(struct spin_attention_tile *tile, const struct spin_page_lists *pages,

@@ -10,6 +10,9 @@
 #define PASS_QUERIES 6u
 /* Output columns per pass over a V block: eight sums. */
 #define PASS_COLUMNS 64u
+/* How far ahead of the arithmetic K and V are asked for: 16 KiB of a head of 64. */
+#define PREFETCH_TOKENS 64u
+#define CACHE_LINE_BYTES 64u
 
 /* Eight tokens' K into columns first_lane and up of the transposed block. */
 static void transpose_k_tile(const uint16_t *k, uint32_t head_dim, float *target)
@@ -28,17 +31,27 @@ static void transpose_k_tile(const uint16_t *k, uint32_t head_dim, float *target
 }
 
 /* A block reaches into its second tile of tokens only when some query sees that far. */
-static void load_k_block(struct spin_attention_tile *tile, const struct spin_page_lists *pages,
-                         uint64_t row, struct spin_range tokens)
+static struct spin_attention_block find_block(const struct spin_page_lists *pages, uint64_t row,
+                                              struct spin_range tokens)
 {
-    const uint32_t head_dim = pages->layout.head_dim;
-    for (uint32_t lane = 0; lane < SPIN_BLOCK_LANES; lane += SPIN_TILE_TOKENS) {
-        if (tokens.begin + lane < tokens.end) {
-            transpose_k_tile(spin_list_k(pages, row, (uint32_t)tokens.begin + lane), head_dim,
-                             tile->k[0] + lane);
+    struct spin_attention_block block = {.tokens = (uint32_t)(tokens.end - tokens.begin),
+                                         .head_dim = pages->layout.head_dim};
+    for (uint32_t i = 0; i * SPIN_TILE_TOKENS < block.tokens; i++) {
+        const uint32_t token = (uint32_t)tokens.begin + i * SPIN_TILE_TOKENS;
+        block.k[i] = spin_list_k(pages, row, token);
+        block.v[i] = spin_list_v(pages, row, token);
+    }
+    return block;
+}
+
+static void load_k_block(struct spin_attention_tile *tile, const struct spin_attention_block *block)
+{
+    for (uint32_t i = 0; i < 2; i++) {
+        if (block->k[i] != NULL) {
+            transpose_k_tile(block->k[i], block->head_dim, tile->k[0] + i * SPIN_TILE_TOKENS);
         } else {
-            for (uint32_t d = 0; d < head_dim; d++) {
-                _mm256_store_ps(tile->k[d] + lane, _mm256_setzero_ps());
+            for (uint32_t d = 0; d < block->head_dim; d++) {
+                _mm256_store_ps(tile->k[d] + i * SPIN_TILE_TOKENS, _mm256_setzero_ps());
             }
         }
     }
@@ -69,8 +82,11 @@ INLINE void score_queries(struct spin_attention_tile *tile, uint32_t first, uint
 }
 
 /* One copy of the loop per number of queries, so that its sums are registers. */
-static void score_block(struct spin_attention_tile *tile, uint32_t column, uint32_t head_dim)
+static void score_block(struct spin_attention_tile *tile, const struct spin_attention_block *block,
+                        uint32_t column)
 {
+    const uint32_t head_dim = block->head_dim;
+    load_k_block(tile, block);
     uint32_t first = 0;
     for (; first + PASS_QUERIES <= tile->queries; first += PASS_QUERIES) {
         score_queries(tile, first, column, head_dim, PASS_QUERIES);
@@ -130,16 +146,14 @@ static void softmax(float *score, uint32_t count, float *partial)
     partial[SPIN_PARTIAL_Z] = spin_sum8(z);
 }
 
-static void load_v_block(struct spin_attention_tile *tile, const struct spin_page_lists *pages,
-                         uint64_t row, struct spin_range tokens)
+static void load_v_block(struct spin_attention_tile *tile, const struct spin_attention_block *block)
 {
-    const uint32_t head_dim = pages->layout.head_dim;
-    for (uint64_t t = tokens.begin; t < tokens.end; t++) {
-        const uint16_t *v = spin_list_v(pages, row, (uint32_t)t);
-        float *target = tile->v[t - tokens.begin];
-        for (uint32_t d = 0; d < head_dim; d += LANES) {
-            _mm256_store_ps(target + d, spin_f32x8_from_bf16(_mm_loadu_si128(
-                                            (const __m128i *)(const void *)(v + d))));
+    for (uint32_t t = 0; t < block->tokens; t++) {
+        const uint16_t *v =
+            block->v[t / SPIN_TILE_TOKENS] + (uint64_t)(t % SPIN_TILE_TOKENS) * block->head_dim;
+        for (uint32_t d = 0; d < block->head_dim; d += LANES) {
+            _mm256_store_ps(tile->v[t] + d, spin_f32x8_from_bf16(_mm_loadu_si128(
+                                                (const __m128i *)(const void *)(v + d))));
         }
     }
 }
@@ -164,7 +178,7 @@ INLINE void weigh_columns(const float *v, const float *p, uint32_t tokens, float
     }
 }
 
-static void weigh_block(const struct spin_attention_tile *tile, const float *p, uint32_t tokens,
+static void weigh_query(const struct spin_attention_tile *tile, const float *p, uint32_t tokens,
                         float *o, uint32_t head_dim)
 {
     uint32_t column = 0;
@@ -183,21 +197,59 @@ static uint32_t seen_count(uint32_t visible, struct spin_range tokens)
     return end > tokens.begin ? (uint32_t)(end - tokens.begin) : 0;
 }
 
+static void weigh_block(struct spin_attention_tile *tile, const struct spin_attention_block *block,
+                        uint32_t column, const uint32_t *seen)
+{
+    load_v_block(tile, block);
+    for (uint32_t i = 0; i < tile->queries; i++) {
+        weigh_query(tile, tile->score[i] + column, seen[i], tile->partial[i] + SPIN_PARTIAL_O,
+                    block->head_dim);
+    }
+}
+
 static void weigh_split(struct spin_attention_tile *tile, const struct spin_page_lists *pages,
                         uint64_t row, struct spin_range tokens)
 {
-    const uint32_t head_dim = pages->layout.head_dim;
     for (uint32_t i = 0; i < tile->queries; i++) {
-        memset(tile->partial[i] + SPIN_PARTIAL_O, 0, head_dim * sizeof(float));
+        memset(tile->partial[i] + SPIN_PARTIAL_O, 0, pages->layout.head_dim * sizeof(float));
     }
     for (uint64_t t = tokens.begin; t < tokens.end; t += SPIN_BLOCK_LANES) {
-        const struct spin_range block = {t, SPIN_MIN(t + SPIN_BLOCK_LANES, tokens.end)};
-        load_v_block(tile, pages, row, block);
+        const struct spin_range range = {t, SPIN_MIN(t + SPIN_BLOCK_LANES, tokens.end)};
+        const struct spin_attention_block block = find_block(pages, row, range);
+        uint32_t seen[SPIN_TILE_QUERIES];
         for (uint32_t i = 0; i < tile->queries; i++) {
-            const uint32_t seen = seen_count(tile->visible[i], block);
-            weigh_block(tile, tile->score[i] + (t - tokens.begin), seen,
-                        tile->partial[i] + SPIN_PARTIAL_O, head_dim);
+            seen[i] = seen_count(tile->visible[i], range);
         }
+        (tile->wide ? spin_attention_weigh_avx512
+                    : weigh_block)(tile, &block, (uint32_t)(t - tokens.begin), seen);
+    }
+}
+
+/* K and V of two tiles, which lie together: V is wanted soon after, and alone every other KiB of K is
+ * a pattern that hardware does not follow. */
+static void prefetch_block(const struct spin_page_lists *pages, uint64_t row,
+                           struct spin_range tokens)
+{
+    for (uint64_t t = tokens.begin; t < tokens.end; t += SPIN_TILE_TOKENS) {
+        const char *tile = (const char *)spin_list_k(pages, row, (uint32_t)t);
+        const uint64_t bytes = 2 * SPIN_TILE_TOKENS * sizeof(uint16_t) * pages->layout.head_dim;
+        for (uint64_t i = 0; i < bytes; i += CACHE_LINE_BYTES) {
+            _mm_prefetch(tile + i, _MM_HINT_T1);
+        }
+    }
+}
+
+static void score_split(struct spin_attention_tile *tile, const struct spin_page_lists *pages,
+                        uint64_t row, struct spin_range tokens)
+{
+    for (uint64_t t = tokens.begin; t < tokens.end; t += SPIN_BLOCK_LANES) {
+        const uint64_t ahead = t + PREFETCH_TOKENS;
+        prefetch_block(pages, row,
+                       (struct spin_range){ahead, SPIN_MIN(ahead + SPIN_BLOCK_LANES, tokens.end)});
+        const struct spin_range range = {t, SPIN_MIN(t + SPIN_BLOCK_LANES, tokens.end)};
+        const struct spin_attention_block block = find_block(pages, row, range);
+        (tile->wide ? spin_attention_score_avx512 : score_block)(tile, &block,
+                                                                 (uint32_t)(t - tokens.begin));
     }
 }
 
@@ -214,10 +266,7 @@ bool spin_attention_split(struct spin_attention_tile *tile, const struct spin_pa
     if (tokens.begin >= tokens.end) {
         return false;
     }
-    for (uint64_t t = tokens.begin; t < tokens.end; t += SPIN_BLOCK_LANES) {
-        load_k_block(tile, pages, row, (struct spin_range){t, tokens.end});
-        score_block(tile, (uint32_t)(t - tokens.begin), pages->layout.head_dim);
-    }
+    score_split(tile, pages, row, tokens);
     for (uint32_t i = 0; i < tile->queries; i++) {
         const uint32_t seen = seen_count(tile->visible[i], tokens);
         if (seen != 0) {
