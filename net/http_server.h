@@ -38,8 +38,8 @@ struct spin_http_server_config {
     const char *listen_flag;     /* the option to name in errors: "--listen" */
     uint64_t header_bytes_max;   /* request line and headers */
     uint64_t body_bytes_max;     /* one request */
-    uint64_t bodies_bytes_max;   /* of all requests being read at once; over it 503 */
-    uint64_t write_bytes_max;    /* waiting for one slow client; over it the client is cut off */
+    uint64_t bodies_bytes_max;   /* of all, from their first byte to their reply; over it 503 */
+    uint64_t write_bytes_max;    /* of a stream, waiting for its client; over it it is cut off */
     uint32_t connections_max;    /* over it 503 and close */
     uint64_t idle_timeout_ns;    /* between requests on a kept connection */
     uint64_t request_timeout_ns; /* from the first byte of a request to its last */
@@ -47,8 +47,8 @@ struct spin_http_server_config {
     void *context;
     void (*request)(void *context, struct spin_http_exchange *exchange,
                     const struct spin_http_request *request);
-    void (*gone)(void *context,
-                 struct spin_http_exchange *exchange); /* at most once, before its end */
+    /* At most once, before its end; from the loop, never from inside a call of yours. */
+    void (*gone)(void *context, struct spin_http_exchange *exchange);
     /* The body of an error that the server answers itself (JSON, say). NULL: plain text. Returns
      * the bytes needed, writes at most `capacity`. */
     uint64_t (*format_error)(void *context, int status, const char *text, char *out,
@@ -69,17 +69,21 @@ struct spin_http_server_stats { /* counts since create, but *_open */
     uint64_t bytes_out;
 };
 
-/* Binds; answers from the next turn of the loop on. */
+/* Binds; answers from the next turn of the loop on. For the process, it raises the soft limit of
+ * open files to the hard one and ignores SIGPIPE. */
 SPIN_MUST_USE spin_status spin_http_server_create(struct spin_loop *loop,
                                                   const struct spin_http_server_config *config,
                                                   struct spin_http_server **out,
                                                   struct spin_error *err);
 uint32_t spin_http_server_port(const struct spin_http_server *server);
 /* No new connections or requests; kept connections close when idle, exchanges go on. `closed` is
- * called once when the last connection is gone. After grace_ns what is left is cut. */
+ * called once, from the loop, when the last connection and exchange is gone; it may destroy the
+ * server. After grace_ns what is left is cut. */
 void spin_http_server_close(struct spin_http_server *server, uint64_t grace_ns,
                             void (*closed)(void *context), void *context);
-void spin_http_server_destroy(struct spin_http_server *server); /* closed; NULL is allowed */
+/* No exchange is open; connections that are left are cut, and `closed` is not called any more. The
+ * memory goes in the loop's next turns. NULL is allowed. */
+void spin_http_server_destroy(struct spin_http_server *server);
 void spin_http_server_get_stats(const struct spin_http_server *server,
                                 struct spin_http_server_stats *out);
 

@@ -55,7 +55,8 @@ SPIN_MUST_USE spin_status spin_loop_work(struct spin_loop *loop, struct spin_loo
 SPIN_MUST_USE spin_status spin_timer_create(struct spin_loop *loop, void (*fire)(void *context),
                                             void *context, struct spin_timer **out);
 void spin_timer_destroy(struct spin_timer *timer); /* NULL is allowed */
-/* Fires once after delay_ns, or every delay_ns; rounded up to milliseconds; replaces what was set. */
+/* Fires once after delay_ns, or every delay_ns; rounded up to milliseconds, never early; replaces
+ * what was set. */
 void spin_timer_start(struct spin_timer *timer, uint64_t delay_ns, bool repeat);
 void spin_timer_stop(struct spin_timer *timer);
 

@@ -13,8 +13,8 @@
 
 SPIN_BEGIN_DECLS
 
-#define SPIN_NET_HOST_BYTES 256    /* a DNS name has at most 253 */
-#define SPIN_NET_ADDRESS_BYTES 300 /* "[host]:port" */
+#define SPIN_NET_HOST_BYTES 256   /* a DNS name has at most 253 */
+#define SPIN_NET_ADDRESS_BYTES 64 /* "[v6]:port" needs 54 */
 
 struct uv_loop_s *spin_loop_uv(struct spin_loop *loop);
 /* Whatever holds handles of the loop: it must be released before the loop is destroyed. */
