@@ -48,6 +48,27 @@ static void copy_host(const char *text, char out[TARGET_BYTES_MAX])
     (void)snprintf(out, TARGET_BYTES_MAX, "%.*s", (int)(end - host), host);
 }
 
+static struct spin_join_target *target_create(struct spin_join *join, const char *text,
+                                              size_t bytes)
+{
+    struct spin_join_target *target = calloc(1, sizeof *target);
+    if (target != NULL) {
+        target->join = join;
+        target->index = join->target_count;
+        memcpy(target->text, text, bytes);
+    }
+    return target;
+}
+
+/* While a resolution is under way its end frees the memory. */
+static void target_destroy(struct spin_join_target *target)
+{
+    target->join = NULL;
+    if (!target->resolving) {
+        free(target);
+    }
+}
+
 static spin_status add_target(struct spin_join *join, const char *text, size_t bytes,
                               struct spin_error *err)
 {
@@ -55,13 +76,10 @@ static spin_status add_target(struct spin_join *join, const char *text, size_t b
         return spin_fail(err, SPIN_ERR_INVALID, "routers: at most %u of at most %u bytes",
                          SPIN_JOIN_ROUTERS_MAX, TARGET_BYTES_MAX - 1);
     }
-    struct spin_join_target *target = calloc(1, sizeof *target);
+    struct spin_join_target *target = target_create(join, text, bytes);
     if (target == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "join: %zu bytes", sizeof *target);
     }
-    target->join = join;
-    target->index = join->target_count;
-    memcpy(target->text, text, bytes);
     join->targets[join->target_count++] = target;
     SPIN_TRY(resolve(target, err)); /* refuses what is not host:port */
     copy_host(target->text, target->host);
@@ -132,7 +150,7 @@ static void on_resolved(void *context, spin_status status, const char *const *ad
     struct spin_join *join = target->join;
     target->resolving = false;
     if (join == NULL) {
-        free(target);
+        target_destroy(target);
         return;
     }
     if (join->leaving) {
@@ -319,11 +337,7 @@ void spin_join_destroy(struct spin_join *join)
         remove_link(join, join->link_count - 1);
     }
     for (uint32_t i = 0; i < join->target_count; i++) {
-        if (join->targets[i]->resolving) {
-            join->targets[i]->join = NULL; /* on_resolved frees it */
-        } else {
-            free(join->targets[i]);
-        }
+        target_destroy(join->targets[i]);
     }
     spin_timer_destroy(join->timer);
     free(join);

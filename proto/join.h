@@ -9,7 +9,8 @@
  * Threading  The loop's thread only; `fill_status` runs there.
  * Units      Nanoseconds.
  * Errors     create: INVALID (an address, by name). A router that refuses the hello is logged with
- *            its words and asked again after a growing pause (at most 5 s), like one that is away. */
+ *            its words and asked again after a growing pause (at most 5 s), like one that is
+ *            away. */
 #pragma once
 
 #include "net/loop.h"

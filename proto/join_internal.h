@@ -3,9 +3,11 @@
  * Why        join.c knows names and which routers there are; join_link.c knows one router: when to
  *            dial, what to say and for how long to wait.
  *
- *               +--> PAUSED --timer--> WAITING --welcome--> JOINED --+   RESTING: another link leads
- *               |                         |                   |      |   to the same router
- *               +---------- over ---------+----- ENDING ------+------+
+ *              +--> PAUSED --timer--> WAITING --welcome--> JOINED --+
+ *              |                         |                   |      |
+ *              +---------- over ---------+----- ENDING ------+------+
+ *              |
+ *              +--> RESTING: another link leads to the same router
  *
  * Ownership  The set owns its links. Destroying a link whose call is open leaves its memory to the
  *            message that says that the call is over.

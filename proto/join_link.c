@@ -83,12 +83,20 @@ static void end_stream(struct spin_join_link *link)
     spin_join_link_is_over(link->join, link);
 }
 
+/* While the call is open its end frees the memory. */
+static void release(struct spin_join_link *link)
+{
+    if (!link->open) {
+        free(link);
+    }
+}
+
 static void on_ended(struct spin_loop_message *message)
 {
     struct spin_join_link *link = SPIN_CONTAINER_OF(message, struct spin_join_link, ended.message);
     link->open = false;
     if (link->join == NULL) {
-        free(link);
+        release(link);
         return;
     }
     spin_rpc_client_call_release(link->call);
@@ -136,12 +144,22 @@ static void on_welcome(struct spin_loop_message *message)
     spin_join_link_welcomed(link->join, link);
 }
 
+/* protobuf-c has no const; it only reads. */
+static Spin__V1__Hello *borrow_hello(const Spin__V1__Hello *hello)
+{
+    union {
+        const Spin__V1__Hello *given;
+        Spin__V1__Hello *wanted;
+    } pointer = {.given = hello};
+    return pointer.wanted;
+}
+
 static void dial(struct spin_join_link *link)
 {
     SPIN_ASSERT(!link->open);
     Spin__V1__MemberMessage message;
     spin__v1__member_message__init(&message);
-    memcpy(&message.hello, &link->join->config.hello, sizeof message.hello); /* it only reads */
+    message.hello = borrow_hello(link->join->config.hello);
     const struct spin_rpc_request request = {.path = JOIN_PATH,
                                              .message = &message.base,
                                              .response = &spin__v1__router_message__descriptor,
@@ -214,7 +232,7 @@ void spin_join_link_leave(struct spin_join_link *link, const char *reason)
     }
     Spin__V1__Goodbye goodbye;
     spin__v1__goodbye__init(&goodbye);
-    memcpy(&goodbye.reason, &reason, sizeof goodbye.reason); /* it only reads */
+    memcpy(&goodbye.reason, &reason, sizeof reason); /* protobuf-c has no const; it only reads */
     Spin__V1__MemberMessage message;
     spin__v1__member_message__init(&message);
     message.goodbye = &goodbye;
@@ -278,7 +296,5 @@ void spin_join_link_destroy(struct spin_join_link *link)
     }
     spin_rpc_client_destroy(link->client); /* when it returns, `ended` has been posted */
     link->join = NULL;
-    if (!link->open) {
-        free(link);
-    }
+    release(link);
 }

@@ -1,5 +1,5 @@
-/* A member against routers made of spin_rpc_server: what it says, when, and what it does after every
- * way in which a router can fail it. */
+/* A member against routers made of spin_rpc_server: what it says, when, and what it does after
+ * every way in which a router can fail it. */
 #include "proto/join.h"
 
 #include "base/clock.h"
@@ -11,6 +11,7 @@
 
 #define LIMIT_NS (20 * SPIN_NS_PER_S) /* a test that waits longer has failed */
 #define INTERVAL_MS 100u
+#define INTERVAL_NS (INTERVAL_MS * SPIN_NS_PER_MS)
 #define NEVER UINT32_MAX
 
 static uint64_t now_ns(void)
@@ -326,7 +327,7 @@ static void test_hello_status_goodbye(void **state)
     const uint64_t started_ns = now_ns();
     until(&member, has_three_statuses, &router);
     /* The first comes with the welcome, the others an interval apart. */
-    assert_true(now_ns() - started_ns >= 2 * INTERVAL_MS * SPIN_NS_PER_MS);
+    assert_true(now_ns() - started_ns >= 2 * INTERVAL_NS);
     assert_int_equal(atomic_load(&router.running), 5);
     assert_int_equal(spin_join_connected(member.join), 1);
 
@@ -334,7 +335,7 @@ static void test_hello_status_goodbye(void **state)
     const uint64_t drained_ns = now_ns();
     spin_join_report(member.join);
     until(&member, has_drain, &router);
-    assert_true(now_ns() - drained_ns < INTERVAL_MS * SPIN_NS_PER_MS);
+    assert_true(now_ns() - drained_ns < INTERVAL_NS);
 
     spin_join_leave(member.join, "going home");
     spin_join_leave(member.join, "again");
@@ -342,7 +343,7 @@ static void test_hello_status_goodbye(void **state)
     until(&member, has_left, &member);
     assert_int_equal(atomic_load(&router.goodbyes), 1);
     const uint32_t statuses = atomic_load(&router.statuses);
-    for_a_while(&member, 3 * INTERVAL_MS * SPIN_NS_PER_MS);
+    for_a_while(&member, 3 * INTERVAL_NS);
     assert_int_equal(atomic_load(&router.statuses), statuses);
     assert_int_equal(atomic_load(&router.hellos), 1);
     assert_int_equal(atomic_load(&router.wrong), 0);
