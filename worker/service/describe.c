@@ -1,8 +1,13 @@
-/* Describe: who this worker is, what it can hold, how busy it is. */
+/* Who this worker is, what it can hold, how busy it is: for Describe and for Join. */
 #include "base/version.h"
 #include "worker/service/service_internal.h"
 
 #include <string.h>
+
+/* What this version is: it does everything, densely. */
+#define ROLE "unified"
+#define ALGORITHM "dense"
+#define PROTOCOL 1u
 
 static ProtobufCBinaryData borrow_bytes(const uint8_t *bytes, size_t count)
 {
@@ -41,43 +46,69 @@ static void fill_load(Spin__V1__WorkerLoad *out, const struct spin_engine_load *
     out->preemptions = load->preemptions;
 }
 
+void spin_service_fill_hello(const struct spin_service *service, struct spin_service_hello *out)
+{
+    const struct spin_service_identity *identity = spin_service_get_identity(service);
+    const struct spin_engine_config *config = spin_engine_get_config(identity->engine);
+    struct spin_engine_load load;
+    spin_engine_get_load(identity->engine, &load);
+
+    spin__v1__peer__init(&out->peer);
+    out->peer.id = borrow_text(identity->advertised);
+    out->peer.incarnation = identity->incarnation;
+    out->peer.grpc_address = borrow_text(identity->advertised);
+    fill_model(&out->model, identity, config);
+    spin__v1__worker_capacity__init(&out->capacity);
+    out->capacity.sequences_max = config->max_num_seqs;
+    out->capacity.queue_max = config->max_waiting;
+    out->capacity.kv_tokens = load.kv_tokens;
+    out->capacity.kv_device_bytes = config->kv_bytes;
+    spin__v1__hello__init(&out->hello);
+    out->hello.peer = &out->peer;
+    out->hello.kind = SPIN__V1__MEMBER_KIND__MEMBER_WORKER;
+    out->hello.role = borrow_text(ROLE);
+    out->hello.model = &out->model;
+    out->hello.capacity = &out->capacity;
+    out->hello.version = borrow_text(SPIN_VERSION);
+    out->hello.protocol = PROTOCOL;
+    out->hello.algorithm = borrow_text(ALGORITHM);
+}
+
+void spin_service_fill_status(const struct spin_service *service, Spin__V1__MemberStatus *out,
+                              Spin__V1__WorkerLoad *load)
+{
+    struct spin_engine_load engine_load;
+    spin_engine_get_load(spin_service_get_identity(service)->engine, &engine_load);
+    fill_load(load, &engine_load);
+    spin__v1__member_status__init(out);
+    out->load = load;
+    out->draining = spin_service_is_draining(service);
+    out->role = borrow_text(ROLE);
+}
+
 void spin_describe_start(void *context, struct spin_rpc_call *call,
                          const struct ProtobufCMessage *request)
 {
     (void)request; /* it has no fields */
     const struct spin_service *service = context;
-    const struct spin_service_identity *identity = spin_service_get_identity(service);
-    const struct spin_engine_config *config = spin_engine_get_config(identity->engine);
-    struct spin_engine_load engine_load;
-    spin_engine_get_load(identity->engine, &engine_load);
-
-    Spin__V1__Peer peer;
-    spin__v1__peer__init(&peer);
-    peer.id = borrow_text(identity->peer_id);
-    peer.incarnation = identity->incarnation;
-    peer.grpc_address = borrow_text(identity->address);
-    Spin__V1__ModelIdentity model;
-    fill_model(&model, identity, config);
-    Spin__V1__WorkerCapacity capacity;
-    spin__v1__worker_capacity__init(&capacity);
-    capacity.sequences_max = config->max_num_seqs;
-    capacity.queue_max = config->max_waiting;
-    capacity.kv_tokens = engine_load.kv_tokens;
-    capacity.kv_device_bytes = config->kv_bytes;
+    const struct spin_engine *engine = spin_service_get_identity(service)->engine;
+    struct spin_service_hello who;
+    spin_service_fill_hello(service, &who);
+    Spin__V1__MemberStatus how;
     Spin__V1__WorkerLoad load;
-    fill_load(&load, &engine_load);
+    spin_service_fill_status(service, &how, &load);
 
     Spin__V1__DescribeResponse response;
     spin__v1__describe_response__init(&response);
-    response.peer = &peer;
-    response.model = &model;
-    response.role = borrow_text("unified");
-    response.capacity = &capacity;
+    response.peer = &who.peer;
+    response.model = &who.model;
+    response.role = how.role;
+    response.capacity = &who.capacity;
     response.load = &load;
-    response.version = borrow_text(SPIN_VERSION);
-    response.backend = borrow_text(config->ops->name);
-    response.algorithm = borrow_text("dense");
-    response.draining = spin_service_is_draining(service);
+    response.version = who.hello.version;
+    response.backend = borrow_text(spin_engine_get_config(engine)->ops->name);
+    response.algorithm = who.hello.algorithm;
+    response.draining = how.draining;
     spin_rpc_call_append(call, &response.base);
     spin_rpc_call_finish(call, SPIN_OK, NULL);
 }

@@ -4,9 +4,11 @@
  *   engine thread               token, token, ..., finished -> status
  */
 #include "base/assert.h"
+#include "worker/service/metrics.h"
 #include "worker/service/service_internal.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 struct generate {
@@ -14,6 +16,7 @@ struct generate {
     struct spin_rpc_call *call;
     uint64_t ticket; /* rpc thread: written in start, read in gone */
     bool logprobs;
+    _Atomic uint64_t gone_ns; /* when the client left; 0: it did not. Publishes nothing else */
 };
 
 /* A Token message with what it points to, built on the engine's stack. */
@@ -104,9 +107,22 @@ static spin_status end_status(const struct generate *generate, const struct spin
     return spin_fail(err, SPIN_ERR_INTERNAL, "unknown finish reason");
 }
 
+/* The request's pages are free by now. */
+static void count_gone(struct generate *generate)
+{
+    struct spin_metrics *metrics = spin_service_get_identity(generate->service)->metrics;
+    const uint64_t gone_ns = atomic_load_explicit(&generate->gone_ns, memory_order_relaxed);
+    if (gone_ns != 0 && metrics != NULL) {
+        const uint64_t spent_ns = spin_now_ns(spin_clock_real()) - gone_ns;
+        spin_metrics_observe(metrics, SPIN_SERVICE_METRIC_CLIENT_GONE,
+                             (double)spent_ns / (double)SPIN_NS_PER_S);
+    }
+}
+
 static void on_finished(void *context, const struct spin_finish *finish)
 {
     struct generate *generate = context;
+    count_gone(generate);
     Spin__V1__Usage usage;
     spin__v1__usage__init(&usage);
     usage.prompt_tokens = finish->usage.prompt_tokens;
@@ -173,7 +189,8 @@ void spin_generate_start(void *context, struct spin_rpc_call *call,
 void spin_generate_gone(void *context, struct spin_rpc_call *call)
 {
     (void)context;
-    const struct generate *generate = spin_rpc_call_state(call);
+    struct generate *generate = spin_rpc_call_state(call);
     const struct spin_service_identity *identity = spin_service_get_identity(generate->service);
+    atomic_store_explicit(&generate->gone_ns, spin_now_ns(spin_clock_real()), memory_order_relaxed);
     spin_engine_cancel(identity->engine, generate->ticket);
 }

@@ -8,16 +8,23 @@
 #pragma once
 
 #include "base/config.h"
+#include "proto/rpc_tls.h"
 #include "worker/engine/engine.h"
 
 SPIN_BEGIN_DECLS
 
 struct spin_worker_options {
     const char *model;
-    const char *served_model_name; /* NULL: the model's own */
-    const char *listen;            /* host:port */
-    const char *port_file;         /* NULL: none */
-    uint32_t max_model_len;        /* tokens; 0: the model's */
+    const char *served_model_name;  /* NULL: the model's own */
+    const char *listen;             /* host:port */
+    const char *http_listen;        /* host:port, or "off" */
+    const char *port_file;          /* NULL: none */
+    const char *router;             /* "host:port,..."; NULL: joins nobody */
+    const char *advertise_address;  /* host:port; NULL: the listening address */
+    const char *cluster_secret;     /* NULL: anyone may call */
+    struct spin_rpc_tls tls;        /* of our server */
+    struct spin_rpc_tls router_tls; /* of our calls to routers */
+    uint32_t max_model_len;         /* tokens; 0: the model's */
     uint32_t max_num_seqs;
     uint32_t max_num_batched_tokens;
     uint32_t super_chunk_tokens;

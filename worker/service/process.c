@@ -1,52 +1,57 @@
-/* Up:    signals, model, tokenizer, engine, service (binds), engine thread, service threads, ready.
- * Down:  drain, engine (streams end within the grace), service (their last bytes go out),
- * destroy. */
+/* Up:    model, tokenizer, engine, service (binds), pages (bind), engine thread, service threads,
+ *        membership, ready.
+ * Down:  a signal; drain: health and routers are told at once; off the loop, which goes on telling
+ *        them, the engine ends its streams within the grace and the service sends their last bytes;
+ *        goodbye to the routers; pages; destroy. */
 #include "worker/service/process.h"
 
+#include "base/assert.h"
+#include "base/list.h"
 #include "base/log.h"
+#include "kvstore/block/key.h"
 #include "model/text/tokenizer.h"
 #include "worker/engine/metrics.h"
+#include "worker/service/membership.h"
+#include "worker/service/metrics.h"
+#include "worker/service/pages.h"
 #include "worker/service/service.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* After the engine has stopped only bytes are on the way; a client that does not read them within
  * this loses them. */
 #define LAST_BYTES_GRACE_NS (2 * SPIN_NS_PER_S)
+#define NO_PAGES "off" /* as --http-listen */
 
 struct process {
     const struct spin_worker_options *options;
+    const struct spin_config_values *values;
     uint64_t started_ns;
+    char token[SPIN_CLUSTER_TOKEN_BYTES];
+    char *config_text; /* what /config shows */
+    struct spin_loop *loop;
+    struct spin_rpc_thread *rpc; /* of our calls to routers; NULL: we join nobody */
     struct spin_model *model;
     struct spin_tokenizer *tokenizer;
     int32_t end_tokens[SPIN_STOP_TOKENS_MAX];
     uint32_t end_token_count;
-    struct spin_metrics *metrics;
+    struct spin_metrics *engine_metrics;
+    struct spin_metrics *service_metrics;
     struct spin_engine *engine;
     bool engine_started;
     struct spin_service *service;
     bool service_started;
+    struct spin_pages *pages;           /* NULL: off */
+    struct spin_membership *membership; /* NULL: we join nobody */
+    struct spin_loop_work stopping;
     bool port_file_written;
 };
 
-static void block_signals(sigset_t *set)
-{
-    (void)sigemptyset(set);
-    (void)sigaddset(set, SIGTERM);
-    (void)sigaddset(set, SIGINT);
-    /* Inherited by every thread started later: a signal waits until sigwait takes it. */
-    (void)pthread_sigmask(SIG_BLOCK, set, NULL);
-    (void)signal(SIGPIPE, SIG_IGN);
-}
-
-/* The next signal does what signals do by themselves: it ends the process at once. */
-static void unblock_signals(const sigset_t *set)
-{
-    (void)pthread_sigmask(SIG_UNBLOCK, set, NULL);
-}
+/* --- what it says about itself --- */
 
 static void log_options(const struct spin_worker_options *options,
                         const struct spin_config_values *values)
@@ -83,41 +88,17 @@ static void log_memory(const struct process *process)
                    spin_service_outbox_bytes(), "heap, while a call is open, as far as used");
 }
 
-static spin_status open_model(struct process *process, struct spin_error *err)
+static spin_status create_config_text(struct process *process, struct spin_error *err)
 {
-    SPIN_TRY(spin_model_open(process->options->model, &process->model, err));
-    SPIN_TRY(spin_tokenizer_open(process->options->model, &process->tokenizer, err));
-    const uint32_t count = spin_tokenizer_end_tokens(process->tokenizer, process->end_tokens,
-                                                     SPIN_ARRAY_COUNT(process->end_tokens));
-    if (count > SPIN_ARRAY_COUNT(process->end_tokens)) {
-        return spin_fail(err, SPIN_ERR_LIMIT, "model: %u end tokens, at most %zu", count,
-                         SPIN_ARRAY_COUNT(process->end_tokens));
+    size_t bytes = 0;
+    FILE *stream = open_memstream(&process->config_text, &bytes);
+    if (stream != NULL) {
+        spin_config_print_effective(&spin_worker_config_spec, process->options, process->values,
+                                    stream);
     }
-    process->end_token_count = count;
-    log_model(process);
-    return SPIN_OK;
-}
-
-static spin_status create_parts(struct process *process, struct spin_error *err)
-{
-    const struct spin_worker_options *options = process->options;
-    SPIN_TRY(open_model(process, err));
-    struct spin_engine_config config;
-    SPIN_TRY(spin_worker_options_to_engine(options, &config, err));
-    SPIN_TRY(
-        spin_metrics_create(spin_engine_metrics, SPIN_ENGINE_METRIC_COUNT, &process->metrics, err));
-    SPIN_TRY(spin_engine_create(&config, process->model, spin_clock_real(), process->metrics,
-                                &process->engine, err));
-    const struct spin_service_config service = {.listen = options->listen,
-                                                .model_name = options->served_model_name != NULL
-                                                                  ? options->served_model_name
-                                                                  : process->model->name,
-                                                .model = process->model,
-                                                .engine = process->engine,
-                                                .end_tokens = process->end_tokens,
-                                                .end_token_count = process->end_token_count};
-    SPIN_TRY(spin_service_create(&service, &process->service, err));
-    log_memory(process);
+    if (stream == NULL || fclose(stream) != 0) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "no memory for the text of the configuration");
+    }
     return SPIN_OK;
 }
 
@@ -136,7 +117,10 @@ static spin_status write_port_file(struct process *process, struct spin_error *e
     if (file == NULL) {
         return spin_fail_errno(err, SPIN_ERR_IO, "--port-file %s", path);
     }
-    const bool written = fprintf(file, "%s\n", spin_service_address(process->service)) > 0;
+    bool written = fprintf(file, "%s\n", spin_service_address(process->service)) > 0;
+    if (process->pages != NULL) {
+        written &= fprintf(file, "http %s\n", spin_pages_address(process->pages)) > 0;
+    }
     if (fclose(file) != 0 || !written || rename(temporary, path) != 0) {
         return spin_fail_errno(err, SPIN_ERR_IO, "--port-file %s", path);
     }
@@ -144,63 +128,253 @@ static spin_status write_port_file(struct process *process, struct spin_error *e
     return SPIN_OK;
 }
 
+/* --- up --- */
+
+static spin_status open_model(struct process *process, struct spin_error *err)
+{
+    SPIN_TRY(spin_model_open(process->options->model, &process->model, err));
+    SPIN_TRY(spin_tokenizer_open(process->options->model, &process->tokenizer, err));
+    const uint32_t count = spin_tokenizer_end_tokens(process->tokenizer, process->end_tokens,
+                                                     SPIN_ARRAY_COUNT(process->end_tokens));
+    if (count > SPIN_ARRAY_COUNT(process->end_tokens)) {
+        return spin_fail(err, SPIN_ERR_LIMIT, "model: %u end tokens, at most %zu", count,
+                         SPIN_ARRAY_COUNT(process->end_tokens));
+    }
+    process->end_token_count = count;
+    log_model(process);
+    return SPIN_OK;
+}
+
+static spin_status create_engine(struct process *process, struct spin_error *err)
+{
+    struct spin_engine_config config;
+    SPIN_TRY(spin_worker_options_to_engine(process->options, &config, err));
+    SPIN_TRY(spin_metrics_create(spin_engine_metrics, SPIN_ENGINE_METRIC_COUNT,
+                                 &process->engine_metrics, err));
+    return spin_engine_create(&config, process->model, spin_clock_real(), process->engine_metrics,
+                              &process->engine, err);
+}
+
+static const char *served_name(const struct process *process)
+{
+    const char *given = process->options->served_model_name;
+    return given != NULL ? given : process->model->name;
+}
+
+/* What calls between processes of the cluster bear; NULL: nothing. */
+static const char *bearer(const struct process *process)
+{
+    return process->options->cluster_secret != NULL ? process->token : NULL;
+}
+
+static spin_status create_service(struct process *process, struct spin_error *err)
+{
+    const struct spin_worker_options *options = process->options;
+    if (options->router != NULL && options->advertise_address == NULL &&
+        spin_service_is_wildcard(options->listen)) {
+        return spin_fail(err, SPIN_ERR_INVALID,
+                         "--listen %s is every address of this machine: say with "
+                         "--advertise-address which one routers should dial",
+                         options->listen);
+    }
+    if (options->cluster_secret != NULL) {
+        if (options->cluster_secret[0] == '\0') {
+            return spin_fail(err, SPIN_ERR_INVALID, "--cluster-secret: empty");
+        }
+        spin_cluster_token(options->cluster_secret, process->token);
+    }
+    SPIN_TRY(spin_metrics_create(spin_service_metrics, SPIN_SERVICE_METRIC_COUNT,
+                                 &process->service_metrics, err));
+    const struct spin_service_config config = {.listen = options->listen,
+                                               .advertise = options->advertise_address,
+                                               .bearer = bearer(process),
+                                               .tls = options->tls,
+                                               .model_name = served_name(process),
+                                               .model = process->model,
+                                               .engine = process->engine,
+                                               .end_tokens = process->end_tokens,
+                                               .end_token_count = process->end_token_count,
+                                               .metrics = process->service_metrics};
+    return spin_service_create(&config, &process->service, err);
+}
+
+static spin_status create_pages(struct process *process, struct spin_error *err)
+{
+    if (strcmp(process->options->http_listen, NO_PAGES) == 0) {
+        return SPIN_OK;
+    }
+    SPIN_TRY(create_config_text(process, err));
+    const struct spin_pages_config config = {.listen = process->options->http_listen,
+                                             .listen_flag = "--http-listen",
+                                             .model_name = served_name(process),
+                                             .config_text = process->config_text,
+                                             .engine = process->engine,
+                                             .engine_metrics = process->engine_metrics,
+                                             .service = process->service,
+                                             .service_metrics = process->service_metrics};
+    return spin_pages_create(process->loop, &config, &process->pages, err);
+}
+
+static void on_left(void *context);
+
+static spin_status join_routers(struct process *process, struct spin_error *err)
+{
+    const struct spin_worker_options *options = process->options;
+    if (options->router == NULL) {
+        return SPIN_OK;
+    }
+    SPIN_TRY(spin_rpc_thread_create(&process->rpc, err));
+    const struct spin_membership_config config = {.service = process->service,
+                                                  .routers = options->router,
+                                                  .bearer = bearer(process),
+                                                  .tls = options->router_tls,
+                                                  .context = process,
+                                                  .left = on_left};
+    SPIN_TRY(
+        spin_membership_create(process->loop, process->rpc, &config, &process->membership, err));
+    if (process->pages != NULL) {
+        spin_pages_set_membership(process->pages, process->membership);
+    }
+    return SPIN_OK;
+}
+
+static spin_status create_parts(struct process *process, struct spin_error *err)
+{
+    SPIN_TRY(spin_loop_create(&process->loop, err));
+    SPIN_TRY(open_model(process, err));
+    SPIN_TRY(create_engine(process, err));
+    SPIN_TRY(create_service(process, err));
+    SPIN_TRY(create_pages(process, err));
+    log_memory(process);
+    return SPIN_OK;
+}
+
+static void on_signal(void *context, int number);
+
 static spin_status start_parts(struct process *process, struct spin_error *err)
 {
     SPIN_TRY(spin_engine_start(process->engine, err));
     process->engine_started = true;
+    SPIN_TRY(spin_loop_on_shutdown(process->loop, on_signal, process, err));
     SPIN_TRY(spin_service_start(process->service, err));
     process->service_started = true;
+    SPIN_TRY(join_routers(process, err));
     SPIN_TRY(write_port_file(process, err));
     const struct spin_engine_config *config = spin_engine_get_config(process->engine);
     const uint64_t spent_ns = spin_now_ns(spin_clock_real()) - process->started_ns;
-    SPIN_INFO("listening: grpc=%s ops=%s threads=%u max_model_len=%u",
-              spin_service_address(process->service), config->ops->name, config->threads,
-              config->max_model_len);
+    SPIN_INFO("listening: grpc=%s http=%s ops=%s threads=%u max_model_len=%u",
+              spin_service_address(process->service),
+              process->pages != NULL ? spin_pages_address(process->pages) : NO_PAGES,
+              config->ops->name, config->threads, config->max_model_len);
     SPIN_INFO("ready in %" PRIu64 " ms", spent_ns / SPIN_NS_PER_MS);
     return SPIN_OK;
 }
 
-static void serve_until_signal(struct process *process, const sigset_t *signals)
+/* --- down: each step calls the next --- */
+
+static void on_pages_closed(void *context)
 {
-    int signal_number = 0;
-    while (sigwait(signals, &signal_number) != 0) {
-    }
-    unblock_signals(signals);
-    SPIN_INFO("shutting down: signal=%s grace_ms=%" PRIu64,
-              signal_number == SIGTERM ? "SIGTERM" : "SIGINT",
-              process->options->shutdown_grace_ns / SPIN_NS_PER_MS);
-    spin_service_drain(process->service);
+    struct process *process = context;
+    spin_loop_stop(process->loop);
 }
 
-static void take_down(struct process *process)
+static void close_pages(struct process *process)
 {
-    if (process->port_file_written) {
-        (void)unlink(process->options->port_file);
+    if (process->pages != NULL) {
+        spin_pages_close(process->pages, on_pages_closed, process);
+    } else {
+        spin_loop_stop(process->loop);
     }
+}
+
+static void on_left(void *context)
+{
+    close_pages(context);
+}
+
+/* Off the loop: both wait. */
+static void stop_engine(struct process *process)
+{
     if (process->engine_started) {
         spin_engine_stop(process->engine, process->options->shutdown_grace_ns);
+        process->engine_started = false;
     }
     if (process->service_started) {
         spin_service_stop(process->service, LAST_BYTES_GRACE_NS);
-        struct spin_rpc_server_stats stats;
-        spin_service_get_stats(process->service, &stats);
-        SPIN_INFO("served: calls=%" PRIu64 " refused=%" PRIu64 " gone=%" PRIu64
-                  " slow_readers=%" PRIu64,
-                  stats.calls, stats.refused, stats.gone, stats.slow_readers);
+        process->service_started = false;
     }
+}
+
+static void run_stopping(struct spin_loop_work *work)
+{
+    stop_engine(SPIN_CONTAINER_OF(work, struct process, stopping));
+}
+
+static void on_stopped(struct spin_loop_work *work)
+{
+    struct process *process = SPIN_CONTAINER_OF(work, struct process, stopping);
+    struct spin_rpc_server_stats stats;
+    spin_service_get_stats(process->service, &stats);
+    SPIN_INFO("served: calls=%" PRIu64 " refused=%" PRIu64 " gone=%" PRIu64
+              " slow_readers=%" PRIu64,
+              stats.calls, stats.refused, stats.gone, stats.slow_readers);
+    if (process->membership != NULL) {
+        spin_membership_leave(process->membership, "shutting down");
+    } else {
+        close_pages(process);
+    }
+}
+
+static void remove_port_file(struct process *process)
+{
+    if (process->port_file_written) {
+        (void)unlink(process->options->port_file);
+        process->port_file_written = false;
+    }
+}
+
+static void on_signal(void *context, int number)
+{
+    struct process *process = context;
+    SPIN_INFO("shutting down: signal=%s grace_ms=%" PRIu64,
+              number == SIGTERM ? "SIGTERM" : "SIGINT",
+              process->options->shutdown_grace_ns / SPIN_NS_PER_MS);
+    remove_port_file(process);
+    spin_service_drain(process->service);
+    if (process->membership != NULL) {
+        spin_membership_report(process->membership);
+    }
+    process->stopping = (struct spin_loop_work){.run = run_stopping, .done = on_stopped};
+    if (spin_loop_work(process->loop, &process->stopping) != SPIN_OK) {
+        run_stopping(&process->stopping); /* then the loop stands still for that long */
+        on_stopped(&process->stopping);
+    }
+}
+
+/* What create_parts and start_parts have made, however far they got. */
+static void destroy_parts(struct process *process)
+{
+    remove_port_file(process);
+    stop_engine(process);
+    spin_membership_destroy(process->membership);
+    spin_rpc_thread_destroy(process->rpc);
+    spin_pages_destroy(process->pages);
     spin_service_destroy(process->service);
     spin_engine_destroy(process->engine);
-    spin_metrics_destroy(process->metrics);
+    spin_metrics_destroy(process->service_metrics);
+    spin_metrics_destroy(process->engine_metrics);
     spin_tokenizer_close(process->tokenizer);
     spin_model_close(process->model);
+    spin_loop_destroy(process->loop);
+    free(process->config_text);
 }
 
 int spin_worker_process_run(const struct spin_worker_options *options,
                             const struct spin_config_values *values)
 {
-    struct process process = {.options = options, .started_ns = spin_now_ns(spin_clock_real())};
-    sigset_t signals;
-    block_signals(&signals);
+    struct process process = {
+        .options = options, .values = values, .started_ns = spin_now_ns(spin_clock_real())};
+    (void)signal(SIGPIPE, SIG_IGN);
     log_options(options, values);
 
     struct spin_error err = {0};
@@ -209,11 +383,11 @@ int spin_worker_process_run(const struct spin_worker_options *options,
         status = start_parts(&process, &err);
     }
     if (status == SPIN_OK) {
-        serve_until_signal(&process, &signals);
+        spin_loop_run(process.loop);
     } else {
         SPIN_ERROR("cannot start: %s", err.text);
     }
-    take_down(&process);
+    destroy_parts(&process);
     if (status == SPIN_OK) {
         SPIN_INFO("stopped");
     }

@@ -3,7 +3,7 @@
  * Why        main parses options; everything that has an order (what is created before what, who
  *            stops first) is here in one place.
  * Ownership  Borrows the options and the values until it returns.
- * Threading  The main thread, with no other thread started yet: it blocks the signals first.
+ * Threading  The main thread, with no other thread started yet; it becomes the loop's thread.
  * Errors     Logged where they are decided; the result is the exit code: 0 after a clean shutdown,
  *            1 otherwise. A second signal during the shutdown ends the process at once. */
 #pragma once

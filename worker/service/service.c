@@ -35,7 +35,7 @@ bool spin_service_is_draining(const struct spin_service *service)
     return atomic_load(&service->draining);
 }
 
-static void fill_methods(struct spin_service *service)
+static void fill_methods(struct spin_service *service, const char *bearer)
 {
     const struct spin_engine_config *config = spin_engine_get_config(service->identity.engine);
     service->methods[0] = (struct spin_rpc_method){
@@ -47,6 +47,7 @@ static void fill_methods(struct spin_service *service)
         .calls_max = config->max_num_seqs + config->max_waiting + ENDING_CALLS_MAX,
         .state_bytes = spin_generate_state_bytes(),
         .merge = true, /* tokens append; finish comes once */
+        .bearer = bearer,
         .start = spin_generate_start,
         .gone = spin_generate_gone,
     };
@@ -57,6 +58,7 @@ static void fill_methods(struct spin_service *service)
         .arena_bytes_max = 64 << 10,
         .outbox_bytes = 64 << 10,
         .calls_max = DESCRIBE_CALLS_MAX,
+        .bearer = bearer,
         .start = spin_describe_start,
     };
 }
@@ -83,22 +85,42 @@ static spin_status draw_incarnation(uint64_t *out, struct spin_error *err)
     return SPIN_OK;
 }
 
-/* The bound port under a host that can be dialled from here; the host name tells machines apart. */
-static void fill_addresses(struct spin_service *service, const char *listen)
+/* Bytes before the port's colon; 0 when `address` is not host:port. */
+static uint32_t host_bytes(const char *address)
+{
+    const char *colon = strrchr(address, ':');
+    if (colon == NULL || colon[1] == '\0' || strlen(colon + 1) > 5 ||
+        colon[1 + strspn(colon + 1, "0123456789")] != '\0') {
+        return 0;
+    }
+    return (uint32_t)(colon - address);
+}
+
+bool spin_service_is_wildcard(const char *listen)
+{
+    return strncmp(listen, "0.0.0.0:", 8) == 0 || strncmp(listen, "[::]:", 5) == 0;
+}
+
+/* The bound port under a host that can be dialled from here, and under the one that others dial. */
+static spin_status fill_addresses(struct spin_service *service,
+                                  const struct spin_service_config *config, struct spin_error *err)
 {
     struct spin_service_identity *identity = &service->identity;
     const uint32_t port = spin_rpc_server_port(service->server);
-    const int host_bytes = (int)(strrchr(listen, ':') - listen); /* checked by the server */
-    const bool wildcard = strncmp(listen, "0.0.0.0:", 8) == 0 || strncmp(listen, "[::]:", 5) == 0;
-    if (wildcard) {
-        (void)snprintf(identity->address, sizeof identity->address, "127.0.0.1:%u", port);
-    } else {
-        (void)snprintf(identity->address, sizeof identity->address, "%.*s:%u", host_bytes, listen,
-                       port);
+    const char *listen = spin_service_is_wildcard(config->listen) ? "127.0.0.1:0" : config->listen;
+    (void)snprintf(identity->address, sizeof identity->address, "%.*s:%u", (int)host_bytes(listen),
+                   listen, port);
+    const char *advertise = config->advertise != NULL ? config->advertise : identity->address;
+    const uint32_t bytes = host_bytes(advertise);
+    const unsigned long given = bytes == 0 ? 0 : strtoul(advertise + bytes + 1, NULL, 10);
+    if (bytes == 0 || given > UINT16_MAX || strlen(advertise) >= sizeof identity->advertised) {
+        return spin_fail(err, SPIN_ERR_INVALID,
+                         "--advertise-address \"%.128s\": not host:port with a port of 0..65535",
+                         advertise);
     }
-    char host[128] = "worker";
-    (void)gethostname(host, sizeof host - 1);
-    (void)snprintf(identity->peer_id, sizeof identity->peer_id, "%s:%u", host, port);
+    (void)snprintf(identity->advertised, sizeof identity->advertised, "%.*s:%lu", (int)bytes,
+                   advertise, given == 0 ? (unsigned long)port : given);
+    return SPIN_OK;
 }
 
 spin_status spin_service_create(const struct spin_service_config *config, struct spin_service **out,
@@ -112,21 +134,23 @@ spin_status spin_service_create(const struct spin_service_config *config, struct
         (struct spin_service_identity){.model_name = config->model_name,
                                        .model = config->model,
                                        .engine = config->engine,
+                                       .metrics = config->metrics,
                                        .limits = {.vocab = config->model->config.vocab,
                                                   .end_tokens = config->end_tokens,
                                                   .end_token_count = config->end_token_count}};
     fill_layout(&service->identity);
-    fill_methods(service);
+    fill_methods(service, config->bearer);
     const struct spin_rpc_server_config server = {.listen = config->listen,
                                                   .listen_flag = "--listen",
                                                   .methods = service->methods,
                                                   .method_count =
                                                       SPIN_ARRAY_COUNT(service->methods),
-                                                  .context = service};
+                                                  .context = service,
+                                                  .tls = config->tls};
     spin_status status;
     SPIN_TRY_GOTO(status, draw_incarnation(&service->identity.incarnation, err), fail);
     SPIN_TRY_GOTO(status, spin_rpc_server_create(&server, &service->server, err), fail);
-    fill_addresses(service, config->listen);
+    SPIN_TRY_GOTO(status, fill_addresses(service, config, err), fail);
     *out = service;
     return SPIN_OK;
 fail:

@@ -2,14 +2,17 @@
  *
  * Why        Translates between the wire and the engine, and nothing else: requests into
  *            spin_request, tokens into GenerateResponse, refusals into codes with a sentence.
- * Ownership  Borrows engine, model and the configuration's strings; owns its server and calls.
- * Threading  create, start, drain, stop, destroy: one control thread.
+ * Ownership  Borrows engine, model, metrics and the configuration's strings; owns its server and
+ *            calls.
+ * Threading  create, start, stop, destroy: one control thread. Everything else: any thread.
  * Units      Tokens, bytes, nanoseconds.
- * Errors     create: INVALID, IO (the listening address). Clients: INVALID_ARGUMENT, OUT_OF_RANGE,
- *            RESOURCE_EXHAUSTED, UNAVAILABLE (shutting down), UNIMPLEMENTED, DEADLINE_EXCEEDED. */
+ * Errors     create: INVALID (an address), IO (the listening address), those of rpc_tls.h. Clients:
+ *            INVALID_ARGUMENT, OUT_OF_RANGE, RESOURCE_EXHAUSTED, UNAVAILABLE (shutting down),
+ *            UNIMPLEMENTED, DEADLINE_EXCEEDED, UNAUTHENTICATED. */
 #pragma once
 
 #include "proto/rpc_server.h"
+#include "proto/spin/v1/cluster.pb-c.h"
 #include "worker/engine/engine.h"
 
 SPIN_BEGIN_DECLS
@@ -17,18 +20,34 @@ SPIN_BEGIN_DECLS
 struct spin_service; /* private to service.c */
 
 struct spin_service_config {
-    const char *listen;     /* host:port */
+    const char *listen; /* host:port */
+    /* host:port where others reach it, and its name among them; port 0: the one it listens on.
+     * NULL: the listening address. */
+    const char *advertise;
+    const char *bearer; /* calls of Worker must bear this token; NULL: none */
+    struct spin_rpc_tls tls;
     const char *model_name; /* what clients know it by */
     const struct spin_model *model;
     struct spin_engine *engine; /* stopped before the service is */
     const int32_t *end_tokens;  /* borrowed: of the model's tokenizer */
     uint32_t end_token_count;
+    struct spin_metrics *metrics; /* made from spin_service_metrics; NULL: nobody counts */
 };
 
 #define SPIN_SERVICE_ADDRESS_BYTES 272u
 
+/* Who this worker is, in the words of Join and Describe; everything points into the service. */
+struct spin_service_hello {
+    Spin__V1__Hello hello;
+    Spin__V1__Peer peer;
+    Spin__V1__ModelIdentity model;
+    Spin__V1__WorkerCapacity capacity;
+};
+
 SPIN_MUST_USE spin_status spin_service_create(const struct spin_service_config *config,
                                               struct spin_service **out, struct spin_error *err);
+/* Whether `listen` stands for every address of this machine, so that none can be told to others. */
+bool spin_service_is_wildcard(const char *listen);
 /* host:port that clients on this machine can dial: the bound port, 127.0.0.1 for a wildcard. */
 const char *spin_service_address(const struct spin_service *service);
 /* Calls of Generate that may be open at once; bytes that may wait in each for its reader. */
@@ -36,12 +55,17 @@ uint32_t spin_service_calls_max(const struct spin_service *service);
 uint64_t spin_service_outbox_bytes(void);
 /* Serves; health checks say so. */
 SPIN_MUST_USE spin_status spin_service_start(struct spin_service *service, struct spin_error *err);
+void spin_service_fill_hello(const struct spin_service *service, struct spin_service_hello *out);
+/* How busy it is: status and load point to one another and into the service. */
+void spin_service_fill_status(const struct spin_service *service, Spin__V1__MemberStatus *out,
+                              Spin__V1__WorkerLoad *load);
 /* Health checks say NOT_SERVING, new requests are refused with UNAVAILABLE, streams go on. */
 void spin_service_drain(struct spin_service *service);
+bool spin_service_is_draining(const struct spin_service *service);
 /* Ends every call. The engine must have been stopped: it told every stream its end. */
 void spin_service_stop(struct spin_service *service, uint64_t grace_ns);
-void spin_service_destroy(
-    struct spin_service *service); /* stopped or never started; NULL allowed */
+/* Stopped or never started; NULL is allowed. */
+void spin_service_destroy(struct spin_service *service);
 void spin_service_get_stats(const struct spin_service *service, struct spin_rpc_server_stats *out);
 
 SPIN_END_DECLS

@@ -16,15 +16,15 @@ struct spin_service_identity {
     const char *model_name;
     const struct spin_model *model;
     struct spin_engine *engine;
+    struct spin_metrics *metrics; /* NULL: nobody counts */
     struct spin_generate_limits limits;
     uint8_t kv_layout[SPIN_KV_LAYOUT_WIRE_BYTES];
-    uint64_t incarnation; /* random: a restart is another one */
-    char peer_id[SPIN_SERVICE_ADDRESS_BYTES];
-    char address[SPIN_SERVICE_ADDRESS_BYTES];
+    uint64_t incarnation;                        /* random: a restart is another one */
+    char address[SPIN_SERVICE_ADDRESS_BYTES];    /* to be dialled from this machine */
+    char advertised[SPIN_SERVICE_ADDRESS_BYTES]; /* by others; the same after a restart: our id */
 };
 
 const struct spin_service_identity *spin_service_get_identity(const struct spin_service *service);
-bool spin_service_is_draining(const struct spin_service *service);
 
 /* generate.c. The context of every handler is the service. */
 uint32_t spin_generate_state_bytes(void);

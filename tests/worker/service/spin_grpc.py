@@ -4,6 +4,7 @@ Environment: SPIN_WORKER, SPIN_CLIENT (programs), SPIN_DESCRIPTORS (FileDescript
 """
 
 import contextlib
+import http.client
 import os
 import pathlib
 import signal
@@ -27,7 +28,7 @@ def load_messages():
     for file in files.file:
         pool.Add(file)
     names = ["GenerateRequest", "GenerateResponse", "DescribeRequest", "DescribeResponse",
-             "PrefillRequest", "PrefillEvent"]
+             "PrefillRequest", "PrefillEvent", "MemberMessage", "RouterMessage"]
     found = {name: pool.FindMessageTypeByName(f"spin.v1.{name}") for name in names}
     for name in ("HealthCheckRequest", "HealthCheckResponse"):
         found[name] = pool.FindMessageTypeByName(f"grpc.health.v1.{name}")
@@ -39,15 +40,15 @@ STOP, LENGTH, CANCELLED, DEADLINE = 1, 2, 3, 4  # FinishReason
 
 
 class Worker:
-    """A spin-worker of its own on a free port, killed at the end whatever happens."""
+    """A spin-worker of its own on free ports, killed at the end whatever happens."""
 
-    def __init__(self, folder, *options, model=MODEL):
+    def __init__(self, folder, *options, model=MODEL, token=None, credentials=None):
         self.port_file = folder / "port"
         self.log_file = folder / "log"
         # 64 MiB of KV hold 2,900 tokens of the demo model: enough here, and quick to clear.
         command = [os.environ["SPIN_WORKER"], "--model", model, "--listen", "127.0.0.1:0",
-                   "--port-file", str(self.port_file), "--max-model-len", "2048",
-                   "--kv-hbm-bytes", "256MiB", *options]
+                   "--http-listen", "127.0.0.1:0", "--port-file", str(self.port_file),
+                   "--max-model-len", "2048", "--kv-hbm-bytes", "256MiB", *options]
         started = time.monotonic()
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(command, env=CLEAN, stdin=subprocess.DEVNULL,
@@ -56,9 +57,13 @@ class Worker:
                    READY_LIMIT_S)
         self.ready_s = time.monotonic() - started
         assert self.process.poll() is None, self.log()
-        self.address = self.port_file.read_text().strip()
+        self.address, *page = self.port_file.read_text().splitlines()
+        self.http_address = page[0].removeprefix("http ") if page else None
+        self.metadata = [("authorization", f"Bearer {token}")] if token else None
         # Loopback here, whatever proxy the environment names.
-        self.channel = grpc.insecure_channel(self.address, [("grpc.enable_http_proxy", 0)])
+        direct = [("grpc.enable_http_proxy", 0)]
+        self.channel = grpc.insecure_channel(self.address, direct) if credentials is None else \
+            grpc.secure_channel(self.address, credentials, direct)
 
     def log(self):
         return self.log_file.read_text(errors="replace")
@@ -70,16 +75,26 @@ class Worker:
 
     def generate(self, request, timeout=30):
         return self.method("/spin.v1.Worker/Generate", "GenerateRequest", "GenerateResponse",
-                           stream=True)(request, timeout=timeout)
+                           stream=True)(request, timeout=timeout, metadata=self.metadata)
 
     def describe(self):
         return self.method("/spin.v1.Worker/Describe", "DescribeRequest", "DescribeResponse")(
-            MESSAGES["DescribeRequest"](), timeout=10)
+            MESSAGES["DescribeRequest"](), timeout=10, metadata=self.metadata)
 
     def health(self, service=""):
         return self.method("/grpc.health.v1.Health/Check", "HealthCheckRequest",
                            "HealthCheckResponse")(
             MESSAGES["HealthCheckRequest"](service=service), timeout=10).status
+
+    def get(self, path):
+        """(status, headers, text) of an HTTP page."""
+        connection = http.client.HTTPConnection(self.http_address, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read().decode()
+        finally:
+            connection.close()
 
     def wait_idle(self, limit_s=5):
         """Seconds until the worker holds no sequence and no page; fails after limit_s."""
