@@ -63,7 +63,8 @@ struct spin_http_parser {
     uint64_t path_at;    /* in head */
     uint64_t query_at;
     uint64_t fields_at;
-    uint8_t scan; /* how far the head's lines are: enum scan in http_parse.c */
+    uint64_t spaces; /* in the request line */
+    uint8_t scan;    /* how far the head's lines are: enum scan in http_parse.c */
     bool paused;
     bool has_head;
     bool in_name; /* a field's name is there, its value's end is not */

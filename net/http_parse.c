@@ -77,6 +77,7 @@ static uint64_t scan_head(struct spin_http_parser *parser, const char *bytes, ui
     uint64_t at = 0;
     while (at < count && state != SCAN_END && state != SCAN_BAD) {
         state = scan_byte(state, bytes[at]);
+        parser->spaces += state == SCAN_REQUEST && bytes[at] == ' ';
         at += state != SCAN_BAD;
     }
     parser->scan = (uint8_t)state;
@@ -115,8 +116,13 @@ static int on_field(llhttp_t *llhttp, const char *at, size_t count)
 static int on_name_complete(llhttp_t *llhttp)
 {
     struct spin_http_parser *parser = llhttp->data;
+    const struct spin_http_buffer *head = &parser->head;
     parser->in_name = true;
-    return parser->has_head ? 0 : keep(parser, "", 1);
+    if (parser->has_head) {
+        return 0;
+    }
+    return head->bytes[head->count - 1] == '\0' ? fail(parser, 400, "a header without a name")
+                                                : keep(parser, "", 1);
 }
 
 static int on_value_complete(llhttp_t *llhttp)
@@ -126,7 +132,14 @@ static int on_value_complete(llhttp_t *llhttp)
         return fail(parser, 400, "malformed header");
     }
     parser->in_name = false;
-    return parser->has_head ? 0 : keep(parser, "", 1);
+    if (parser->has_head) {
+        return 0;
+    }
+    struct spin_http_buffer *head = &parser->head; /* llhttp leaves the blanks behind a value */
+    while (head->bytes[head->count - 1] == ' ' || head->bytes[head->count - 1] == '\t') {
+        head->count--;
+    }
+    return keep(parser, "", 1);
 }
 
 /* The memory that `needed` bytes take, a function of their number alone. */
@@ -253,6 +266,9 @@ static int split_target(struct spin_http_parser *parser)
 static int check_version(struct spin_http_parser *parser)
 {
     const llhttp_t *llhttp = &parser->llhttp;
+    if (parser->spaces != 2) {
+        return fail(parser, 400, "malformed request line"); /* llhttp skips more than one */
+    }
     if (llhttp->http_major != 1 || llhttp->http_minor > 1) {
         return fail(parser, 505, "HTTP/1.0 and HTTP/1.1 only");
     }
@@ -395,7 +411,9 @@ static enum spin_http_parsed parse_head(struct spin_http_parser *parser, const c
     *used = execute(parser, bytes, line_bytes, &error);
     parser->head_bytes += *used;
     if (error == HPE_OK) {
-        if (parser->scan == SCAN_BAD || parser->scan == SCAN_END) {
+        if (parser->scan == SCAN_END && parser->llhttp.method == HTTP_PRI) {
+            (void)fail(parser, 505, "HTTP/1.0 and HTTP/1.1 only");
+        } else if (parser->scan == SCAN_BAD || parser->scan == SCAN_END) {
             (void)fail(parser, 400, "malformed line in the head");
         } else if (parser->head_bytes == parser->limits->header_bytes_max) {
             const bool in_line = parser->scan <= SCAN_REQUEST;

@@ -342,6 +342,7 @@ spin_status spin_http_server_create(struct spin_loop *loop,
     (void)signal(SIGPIPE, SIG_IGN); /* libuv's writes to a client that left would end the process */
     server->port = port_of(&server->listener);
     server->config.listen = NULL; /* borrowed for the call alone */
+    server->config.listen_flag = NULL;
     *out = server;
     return SPIN_OK;
 }
