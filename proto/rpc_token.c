@@ -8,6 +8,16 @@
 
 #define SCHEME "Bearer "
 
+static char *copy_text(const char *bytes, size_t count)
+{
+    char *copy = malloc(count + 1);
+    if (copy != NULL) { /* else the call has no token, and is refused where one is wanted */
+        memcpy(copy, bytes, count);
+        copy[count] = '\0';
+    }
+    return copy;
+}
+
 char *spin_rpc_token_find(const grpc_metadata_array *metadata)
 {
     for (size_t i = 0; i < metadata->count; i++) {
@@ -22,7 +32,7 @@ char *spin_rpc_token_find(const grpc_metadata_array *metadata)
         if (bytes <= scheme_bytes || strncasecmp(value, SCHEME, scheme_bytes) != 0) {
             return NULL;
         }
-        return strndup(value + scheme_bytes, bytes - scheme_bytes);
+        return copy_text(value + scheme_bytes, bytes - scheme_bytes);
     }
     return NULL;
 }

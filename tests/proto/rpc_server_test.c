@@ -17,6 +17,7 @@
 #define TOKENS_MAX 4000u
 #define FLOOD_OUTBOX_BYTES 4096u
 #define HOLD_CALLS_MAX 2u
+#define TOKEN "0123456789abcdef"
 #define WAIT_NS (20 * SPIN_NS_PER_S) /* nothing here takes a second; a hang fails instead */
 
 struct fixture {
@@ -126,6 +127,25 @@ static void start_refuse(void *context, struct spin_rpc_call *call,
     spin_rpc_call_finish(call, SPIN_ERR_LIMIT, "prompt_tokens: 9 tokens, at most 8");
 }
 
+/* Answers with the token that it was called with. */
+static void start_tell(void *context, struct spin_rpc_call *call,
+                       const struct ProtobufCMessage *request)
+{
+    (void)context;
+    (void)request;
+    spin_rpc_call_finish(call, SPIN_ERR_NOT_FOUND, spin_rpc_call_bearer(call));
+}
+
+/* The context of one method, where the others have the server's. */
+static uint32_t other_context;
+
+static void start_other(void *context, struct spin_rpc_call *call,
+                        const struct ProtobufCMessage *request)
+{
+    (void)request;
+    spin_rpc_call_finish(call, context == &other_context ? SPIN_OK : SPIN_ERR_INTERNAL, NULL);
+}
+
 #define GENERATE_METHOD(name, handler, bytes) \
     .path = (name), .request = &spin__v1__generate_request__descriptor, \
     .request_bytes_max = 65536, .arena_bytes_max = 1 << 20, .outbox_bytes = (bytes), \
@@ -137,6 +157,9 @@ static const struct spin_rpc_method methods[] = {
     {GENERATE_METHOD("/t.T/Hold", start_hold, FLOOD_OUTBOX_BYTES), .calls_max = HOLD_CALLS_MAX,
      .gone = gone_hold},
     {GENERATE_METHOD("/t.T/Refuse", start_refuse, 4096), .calls_max = 4},
+    {GENERATE_METHOD("/t.T/Secret", start_tell, 4096), .calls_max = 4, .bearer = TOKEN},
+    {GENERATE_METHOD("/t.T/Tell", start_tell, 4096), .calls_max = 4},
+    {GENERATE_METHOD("/t.T/Other", start_other, 4096), .calls_max = 4, .context = &other_context},
 };
 
 static struct spin_rpc_method method_copies[SPIN_ARRAY_COUNT(methods)];
@@ -528,6 +551,61 @@ static void test_two_streams_from_other_threads(void **state)
     }
 }
 
+/* The fixture's client, now with another token. */
+static void reconnect(struct fixture *fixture, const char *bearer)
+{
+    spin_rpc_client_destroy(fixture->client);
+    char target[64];
+    (void)snprintf(target, sizeof target, "127.0.0.1:%u", spin_rpc_server_port(fixture->server));
+    const struct spin_rpc_client_config config = {.target = target, .bearer = bearer};
+    struct spin_error err = {0};
+    SPIN_EXPECT_OK(spin_rpc_client_create(fixture->thread, &config, &fixture->client, &err), &err);
+}
+
+static void test_tokens_are_sent_and_compared(void **state)
+{
+    struct fixture *fixture = *state;
+    char longest[4097];
+    memset(longest, '~', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    const char *wrong[] = {"0123456789abcdee", "0123456789abcde", "0123456789abcdeff", longest};
+    expect_end(submit(fixture, "/t.T/Secret", 1), SPIN_RPC_UNAUTHENTICATED, "Bearer <token>");
+    expect_end(submit(fixture, "/t.T/Tell", 1), SPIN_RPC_NOT_FOUND, "");
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(wrong); i++) {
+        reconnect(fixture, wrong[i]);
+        expect_end(submit(fixture, "/t.T/Secret", 1), SPIN_RPC_UNAUTHENTICATED, "not the right");
+    }
+    reconnect(fixture, TOKEN);
+    expect_end(submit(fixture, "/t.T/Secret", 1), SPIN_RPC_NOT_FOUND, TOKEN);
+    expect_end(submit(fixture, "/t.T/Tell", 1), SPIN_RPC_NOT_FOUND, TOKEN);
+    struct spin_rpc_server_stats stats;
+    spin_rpc_server_get_stats(fixture->server, &stats);
+    assert_int_equal(stats.refused, 1 + SPIN_ARRAY_COUNT(wrong));
+    assert_int_equal(stats.calls, 3);
+}
+
+static void test_tokens_that_no_header_can_carry(void **state)
+{
+    struct fixture *fixture = *state;
+    char large[4098];
+    memset(large, 'x', sizeof large - 1);
+    large[sizeof large - 1] = '\0';
+    const char *bad[] = {"", "two words", "line\nbreak", "\x7f", "\xc3\xa9", large};
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(bad); i++) {
+        const struct spin_rpc_client_config config = {.target = "127.0.0.1:1", .bearer = bad[i]};
+        struct spin_rpc_client *client = NULL;
+        struct spin_error err = {0};
+        SPIN_EXPECT_STATUS(spin_rpc_client_create(fixture->thread, &config, &client, &err),
+                           SPIN_ERR_INVALID);
+        assert_non_null(strstr(err.text, "bearer token"));
+    }
+}
+
+static void test_a_method_has_its_own_context(void **state)
+{
+    expect_end(submit(*state, "/t.T/Other", 1), SPIN_RPC_OK, "");
+}
+
 static void test_bad_addresses_are_named(void **state)
 {
     struct fixture *fixture = *state;
@@ -570,6 +648,9 @@ int main(void)
         TEST(test_stop_cancels_after_the_grace),
         TEST(test_destroy_of_the_client_cancels),
         TEST(test_two_streams_from_other_threads),
+        TEST(test_tokens_are_sent_and_compared),
+        TEST(test_tokens_that_no_header_can_carry),
+        TEST(test_a_method_has_its_own_context),
         TEST(test_bad_addresses_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
