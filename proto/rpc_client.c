@@ -85,6 +85,9 @@ static grpc_channel *create_channel(const struct spin_rpc_client_config *config,
         spin_rpc_integer_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         spin_rpc_integer_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, RECONNECT_FIRST_MS),
         spin_rpc_integer_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, RECONNECT_MAX_MS),
+        /* A client is a connection: gRPC core would share one, and its pause before dialling again,
+         * between those of the same target. */
+        spin_rpc_integer_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
         /* Only the caller knows what may be asked twice. */
         spin_rpc_integer_arg(GRPC_ARG_ENABLE_RETRIES, 0),
         /* Workers are dialled directly, whatever http_proxy says. */

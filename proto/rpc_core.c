@@ -118,7 +118,8 @@ grpc_byte_buffer *spin_rpc_buffer_from_message(const struct ProtobufCMessage *me
     return buffer;
 }
 
-static spin_status read_slices(grpc_byte_buffer *buffer, struct spin_rpc_unpack_args *args,
+/* In several pieces: they are put together first. */
+static spin_status read_slices(grpc_byte_buffer *buffer, const struct spin_rpc_unpack_args *args,
                                struct ProtobufCMessage **out, struct spin_error *err)
 {
     grpc_byte_buffer_reader reader;
@@ -126,9 +127,10 @@ static spin_status read_slices(grpc_byte_buffer *buffer, struct spin_rpc_unpack_
         return spin_fail(err, SPIN_ERR_INVALID, "%s: unreadable message", args->type->name);
     }
     grpc_slice slice = grpc_byte_buffer_reader_readall(&reader);
-    args->source.bytes = GRPC_SLICE_START_PTR(slice);
-    args->source.count = GRPC_SLICE_LENGTH(slice);
-    const spin_status status = spin_rpc_message_unpack(args, out, err);
+    struct spin_rpc_unpack_args own = *args;
+    own.source.bytes = GRPC_SLICE_START_PTR(slice);
+    own.source.count = GRPC_SLICE_LENGTH(slice);
+    const spin_status status = spin_rpc_message_unpack(&own, out, err);
     grpc_slice_unref(slice);
     grpc_byte_buffer_reader_destroy(&reader);
     return status;

@@ -74,7 +74,8 @@ static spin_status parse_certificates(const char *option, const char *path, cons
     return SPIN_OK;
 }
 
-/* Nobody is asked: an encrypted key is one that we cannot read. */
+/* Nobody is asked: an encrypted key is one that we cannot read.
+ * NOLINTNEXTLINE(readability-non-const-parameter): the library's type */
 static int no_password(char *buffer, int bytes, int writing, void *context)
 {
     (void)buffer;

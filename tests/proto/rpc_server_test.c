@@ -136,6 +136,15 @@ static void start_tell(void *context, struct spin_rpc_call *call,
     spin_rpc_call_finish(call, SPIN_ERR_NOT_FOUND, spin_rpc_call_bearer(call));
 }
 
+/* Answers with the address that the call came from. */
+static void start_peer(void *context, struct spin_rpc_call *call,
+                       const struct ProtobufCMessage *request)
+{
+    (void)context;
+    (void)request;
+    spin_rpc_call_finish(call, SPIN_ERR_NOT_FOUND, spin_rpc_call_peer(call));
+}
+
 /* The context of one method, where the others have the server's. */
 static uint32_t other_context;
 
@@ -159,6 +168,7 @@ static const struct spin_rpc_method methods[] = {
     {GENERATE_METHOD("/t.T/Refuse", start_refuse, 4096), .calls_max = 4},
     {GENERATE_METHOD("/t.T/Secret", start_tell, 4096), .calls_max = 4, .bearer = TOKEN},
     {GENERATE_METHOD("/t.T/Tell", start_tell, 4096), .calls_max = 4},
+    {GENERATE_METHOD("/t.T/Peer", start_peer, 4096), .calls_max = 4},
     {GENERATE_METHOD("/t.T/Other", start_other, 4096), .calls_max = 4, .context = &other_context},
 };
 
@@ -601,6 +611,24 @@ static void test_tokens_that_no_header_can_carry(void **state)
     }
 }
 
+static void test_a_client_is_a_connection(void **state)
+{
+    struct fixture *fixture = *state;
+    char first[256];
+    struct reply *reply = call_and_await(fixture, "/t.T/Peer", 1);
+    (void)snprintf(first, sizeof first, "%s", reply->text);
+    drop(reply);
+    assert_ptr_equal(strstr(first, "ipv4:127.0.0.1:"), first);
+    expect_end(submit(fixture, "/t.T/Peer", 1), SPIN_RPC_NOT_FOUND, first);
+    struct spin_rpc_client *kept = fixture->client;
+    fixture->client = NULL;
+    reconnect(fixture, NULL);
+    reply = call_and_await(fixture, "/t.T/Peer", 1);
+    assert_string_not_equal(reply->text, first);
+    drop(reply);
+    spin_rpc_client_destroy(kept);
+}
+
 static void test_a_method_has_its_own_context(void **state)
 {
     expect_end(submit(*state, "/t.T/Other", 1), SPIN_RPC_OK, "");
@@ -650,6 +678,7 @@ int main(void)
         TEST(test_two_streams_from_other_threads),
         TEST(test_tokens_are_sent_and_compared),
         TEST(test_tokens_that_no_header_can_carry),
+        TEST(test_a_client_is_a_connection),
         TEST(test_a_method_has_its_own_context),
         TEST(test_bad_addresses_are_named),
     };

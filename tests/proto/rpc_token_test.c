@@ -27,23 +27,23 @@ static void test_short_texts(void **state)
 static void test_one_place(void **state)
 {
     (void)state;
-    char given[200];
-    char expected[200];
-    for (uint32_t length = 1; length < sizeof given; length += 11) {
+    char whole[200];
+    char other[200];
+    for (uint32_t length = 1; length < sizeof whole; length += 11) {
         for (uint32_t i = 0; i < length; i++) {
-            given[i] = (char)(1 + (0x7f + i) % 255); /* never the end, mostly not ASCII */
+            whole[i] = (char)(1 + (0x7f + i) % 255); /* never the end, mostly not ASCII */
         }
-        given[length] = '\0';
-        memcpy(expected, given, length + 1);
-        assert_true(spin_rpc_token_equal(given, expected));
+        whole[length] = '\0';
+        memcpy(other, whole, length + 1);
+        assert_true(spin_rpc_token_equal(whole, other));
         for (uint32_t bit = 0; bit < 8 * length; bit++) {
-            expected[bit / 8] = (char)(expected[bit / 8] ^ (1 << (bit % 8)));
-            assert_false(spin_rpc_token_equal(given, expected));
-            expected[bit / 8] = given[bit / 8];
+            other[bit / 8] = (char)(other[bit / 8] ^ (1 << (bit % 8)));
+            assert_false(spin_rpc_token_equal(whole, other));
+            other[bit / 8] = whole[bit / 8];
         }
-        expected[length - 1] = '\0';
-        assert_false(spin_rpc_token_equal(given, expected));
-        assert_false(spin_rpc_token_equal(expected, given));
+        other[length - 1] = '\0';
+        assert_false(spin_rpc_token_equal(whole, other));
+        assert_false(spin_rpc_token_equal(other, whole));
     }
 }
 
