@@ -63,11 +63,27 @@ static void on_closed(uv_handle_t *handle)
     }
 }
 
+/* The reply is not whole, and its end may be the connection's: a reset is how the client can tell.
+ * What the kernel holds for it is given back. */
+static void tear(struct spin_http_connection *connection)
+{
+    const struct linger none = {.l_onoff = 1};
+    int fd = -1;
+    if (uv_fileno((uv_handle_t *)&connection->tcp, &fd) == 0) {
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    }
+}
+
 void spin_http_connection_cut(struct spin_http_connection *connection)
 {
     struct spin_http_server *server = connection->server;
     if (connection->phase == SPIN_HTTP_CLOSED) {
         return;
+    }
+    const bool has_rest = connection->flight.count != 0 || connection->out.count != 0;
+    const bool ends_by_close = connection->exchange.is_stream && !connection->exchange.is_chunked;
+    if (has_rest || (connection->exchange.is_open && ends_by_close)) {
+        tear(connection);
     }
     connection->phase = SPIN_HTTP_CLOSED;
     connection->is_lost = true;
@@ -393,16 +409,6 @@ void spin_http_connection_open(struct spin_http_server *server)
 }
 
 /* --- turns --- */
-
-/* A reply that ends with the connection and is not whole: a reset is how the client can tell. */
-static void tear(struct spin_http_connection *connection)
-{
-    const struct linger none = {.l_onoff = 1};
-    int fd = -1;
-    if (uv_fileno((uv_handle_t *)&connection->tcp, &fd) == 0) {
-        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
-    }
-}
 
 static void shut(struct spin_http_connection *connection)
 {

@@ -10,6 +10,7 @@
 /* Small, so that short inputs reach them. */
 #define HEADER_BYTES_MAX 256u
 #define BODY_BYTES_MAX 128u
+#define BODIES_BYTES_MAX 256u
 
 /* What a run of the parser comes to: a hash over its requests, and how it ended. */
 struct outcome {
@@ -83,7 +84,7 @@ static bool feed(struct run *run, const char *bytes, uint64_t count)
 /* In pieces of 1 to `piece_max` bytes. */
 static struct outcome parse(const uint8_t *bytes, uint64_t count, uint32_t piece_max)
 {
-    struct run run = {.bodies = {.max = 2 * BODY_BYTES_MAX}};
+    struct run run = {.bodies = {.max = BODIES_BYTES_MAX}};
     struct spin_rng rng = {.seed = count, .stream = piece_max};
     run.limits = (struct spin_http_limits){
         .header_bytes_max = HEADER_BYTES_MAX,

@@ -46,7 +46,7 @@ static void note_request(struct fixture *fixture)
     assert_true(fixture->at < sizeof fixture->outcome);
 }
 
-/* Appends what comes of the bytes: requests, or the status they fail with. False after a failure. */
+/* Appends what comes of the bytes: requests, or the status of a failure. False after a failure. */
 static bool feed(struct fixture *fixture, const char *bytes, uint64_t count)
 {
     enum spin_http_parsed parsed = SPIN_HTTP_HEAD;
@@ -122,7 +122,7 @@ static void test_requests(void **state)
         {"\r\n\r\n" GET "\r\n", "GET /  - ;"},
         {"GET /a/b?c=d&e HTTP/1.1\r\nHost: a\r\nX-Test:  v w \t\r\n\r\n", "GET /a/b c=d&e v w ;"},
         {"GET /?a?b HTTP/1.1\r\nHost:\r\nX-Test:\r\n\r\n", "GET / a?b  ;"},
-        {"GET http://h:1/p?q HTTP/1.1\r\nHost: a\r\n\r\n", "GET /p q - ;"},
+        {"GET http://example.org/p?q HTTP/1.1\r\nHost: a\r\n\r\n", "GET /p q - ;"},
         {"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS *  - ;"},
         {"GET / HTTP/1.0\r\n\r\n", "GET /  -  close;"},
         {"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "GET /  - ;"},
@@ -243,8 +243,8 @@ static void pad(char *out, const char *start, const char *end, uint64_t bytes)
 {
     const uint64_t start_bytes = strlen(start);
     const uint64_t end_bytes = strlen(end);
-    memset(out, 'p', bytes);
-    memcpy(out, start, start_bytes);
+    (void)snprintf(out, bytes, "%s", start);
+    memset(out + start_bytes, 'p', bytes - start_bytes);
     memcpy(out + bytes - end_bytes, end, end_bytes + 1);
 }
 
