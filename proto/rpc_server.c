@@ -19,9 +19,9 @@
 #define POSTED_REQUESTS 8u
 #define LINES_MAX (SPIN_RPC_METHODS_MAX + SPIN_RPC_HEALTH_METHODS + 1u) /* and the catch-all */
 #define CALLS_MAX 65536u
-/* Streams of one connection, at least; more wait at the client. One peer may hold all the calls of
- * a method: a router reaches a worker over one connection. */
-#define CONNECTION_STREAMS_MIN 128u
+/* Streams of one connection beyond all calls that the methods admit. What is over this waits at the
+ * client without a word, and a call over its method's limit shall be refused with one. */
+#define CONNECTION_STREAMS_SPARE 256u
 /* A peer that does not answer a ping within 10 + 5 s is gone, and so are its calls. */
 #define KEEPALIVE_TIME_MS 10000
 #define KEEPALIVE_TIMEOUT_MS 5000
@@ -269,13 +269,15 @@ static spin_status create_ring(struct spin_rpc_server *server, struct spin_error
     return spin_ring_create(capacity, &server->ready, err);
 }
 
+/* One peer may hold every call that there is: a router reaches a worker over one connection. */
 static int connection_streams(const struct spin_rpc_server_config *config)
 {
-    uint32_t streams = CONNECTION_STREAMS_MIN;
+    uint32_t streams =
+        CONNECTION_STREAMS_SPARE + SPIN_RPC_HEALTH_METHODS * SPIN_RPC_HEALTH_CALLS_MAX;
     for (uint32_t i = 0; i < config->method_count; i++) {
-        streams = SPIN_MAX(streams, config->methods[i].calls_max);
+        streams += config->methods[i].calls_max;
     }
-    return (int)(streams + SPIN_RPC_HEALTH_CALLS_MAX); /* a probe gets through when all are taken */
+    return (int)streams;
 }
 
 static grpc_server *create_core(int streams_max)

@@ -6,7 +6,7 @@ import os
 import pathlib
 import queue
 import subprocess
-import threading
+import time
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 import grpc
@@ -14,6 +14,7 @@ import pytest
 
 UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN = range(4)
 WATCHERS_MAX = 64  # proto/rpc_internal.h
+CALLS_MAX = 16  # stub_server.c, of each method
 LIMIT_S = 20  # nothing here takes a second; a hang fails instead
 
 
@@ -83,6 +84,13 @@ def request(*tokens):
     return MESSAGES["GenerateRequest"](prompt_tokens=list(tokens))
 
 
+def wait_until(condition, limit_s):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"still not so after {limit_s} s"
+        time.sleep(0.002)
+
+
 def token(response):
     assert len(response.tokens) == 1
     return response.tokens[0].token
@@ -126,6 +134,27 @@ def test_streams_of_another_shape(server):
     one = server.stub("/t.T/One", "stream_unary")
     assert "no request message" in fails_with(grpc.StatusCode.INVALID_ARGUMENT, one, iter(()))
     assert token(one(iter([request(1), request(2)]), timeout=LIMIT_S)) == 1
+
+
+def test_calls_over_the_limit_are_refused_and_do_not_wait(server):
+    sent = queue.Queue()
+    calls = [server.echo(iter(sent.get, None)) for _ in range(CALLS_MAX)]
+    wait_until(lambda: probe_is_refused(server), LIMIT_S)
+    text = fails_with(grpc.StatusCode.RESOURCE_EXHAUSTED, server.stub("/t.T/Echo"), request(1))
+    assert f"{CALLS_MAX} calls are open" in text
+    for _ in calls:
+        sent.put(None)
+    for call in calls:
+        assert list(call) == []
+    assert token(server.stub("/t.T/Echo")(request(5), timeout=LIMIT_S)) == 5
+
+
+def probe_is_refused(server):
+    try:
+        server.stub("/t.T/Echo")(request(1), timeout=LIMIT_S)
+        return False
+    except grpc.RpcError as error:
+        return error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_messages_that_cannot_be_taken(server):
@@ -215,16 +244,15 @@ def test_watchers_are_limited_and_leave(server):
     assert server.check() == NOT_SERVING  # probes have places of their own
     for call in calls:
         call.cancel()
-    freed = threading.Event()
-    for _ in range(1000):
-        call = server.watch()
-        try:
-            assert next(call).status == NOT_SERVING
-            freed.set()
-            break
-        except grpc.RpcError as error:
-            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert freed.is_set()
+    wait_until(lambda: watch_begins(server), LIMIT_S)
+
+
+def watch_begins(server):
+    try:
+        return next(server.watch()).status == NOT_SERVING
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        return False
 
 
 def test_stop_ends_every_watch(server):
