@@ -182,6 +182,13 @@ static bool authenticate(const struct spin_api_page *page, uint32_t *tenant)
     return false;
 }
 
+/* The server leaves the body of a reply to HEAD out. */
+static bool is_method(const struct route *route, const char *method)
+{
+    return strcmp(route->method, method) == 0 ||
+           (strcmp(route->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
+}
+
 static void refuse_method(const struct spin_api_page *page, const struct route *route)
 {
     struct spin_openai_error error;
@@ -205,7 +212,7 @@ static void on_request(void *context, struct spin_http_exchange *exchange,
         spin_api_respond_error(page.api, exchange, &error, page.request_id);
         return;
     }
-    if (strcmp(route->method, request->method) != 0) {
+    if (!is_method(route, request->method)) {
         refuse_method(&page, route);
         return;
     }

@@ -31,16 +31,11 @@ static bool is_generation(const struct spin_api_call *call)
            call->intake.endpoint == SPIN_OPENAI_COMPLETIONS;
 }
 
-/* Refusals that the dispatcher does not see, and so does not count. */
-static void count_refusal(struct spin_api_call *call, const struct spin_openai_error *error)
-{
-    if (is_generation(call) && error->http_status < 500) {
-        spin_metrics_add(call->api->parts.metrics, SPIN_ROUTER_METRIC_REFUSED_INVALID, 1);
-    }
-}
-
 void spin_api_call_refuse(struct spin_api_call *call, const struct spin_openai_error *error)
 {
+    if (is_generation(call) && (error->http_status == 400 || error->http_status == 404)) {
+        spin_metrics_add(call->api->parts.metrics, SPIN_ROUTER_METRIC_REFUSED_INVALID, 1);
+    }
     spin_api_respond_error(call->api, call->exchange, error, call->request_id);
     spin_api_call_destroy(call);
 }
@@ -108,7 +103,6 @@ void spin_api_call_gone(struct spin_api_call *call)
 static void answer(struct spin_api_call *call)
 {
     if (call->intake.status != SPIN_OK) {
-        count_refusal(call, &call->intake.error);
         spin_api_call_refuse(call, &call->intake.error);
     } else if (is_generation(call)) {
         spin_api_completion_start(call);
@@ -191,7 +185,6 @@ static bool check_state(struct spin_api_call *call)
     } else {
         return true;
     }
-    count_refusal(call, &error);
     spin_api_call_refuse(call, &error);
     return false;
 }
