@@ -245,6 +245,7 @@ spin_status spin_engine_create(const struct spin_engine_config *config,
     SPIN_TRY_GOTO(status, create_device(engine, err), fail);
     SPIN_TRY_GOTO(status, create_scheduler(engine, err), fail);
     print_memory(engine);
+    spin_engine_publish(engine); /* the capacity is known before the first step */
     *out = engine;
     return SPIN_OK;
 fail:

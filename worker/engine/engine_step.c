@@ -227,7 +227,7 @@ static spin_status run_command(struct spin_engine *engine, const struct spin_com
     return SPIN_OK;
 }
 
-static void publish(struct spin_engine *engine)
+void spin_engine_publish(struct spin_engine *engine)
 {
     struct spin_scheduler_stats stats;
     struct spin_kv_stats kv;
@@ -278,12 +278,12 @@ void spin_engine_run(struct spin_engine *engine)
             return;
         }
         if (command.kind == SPIN_COMMAND_IDLE) {
-            publish(engine); /* also what the last command left behind */
+            spin_engine_publish(engine); /* also what the last command left behind */
         }
         const spin_status status = run_command(engine, &command, now_ns);
         if (status != SPIN_OK) {
             fail_device(engine, status);
         }
-        publish(engine);
+        spin_engine_publish(engine);
     }
 }

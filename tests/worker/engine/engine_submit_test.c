@@ -190,6 +190,9 @@ static void test_queue_is_bounded(void **state)
     SPIN_EXPECT_OK(spin_model_open("random:tiny", &model, &err), &err);
     SPIN_EXPECT_OK(spin_engine_create(&config, model, spin_clock_real(), NULL, &engine, &err),
                    &err);
+    struct spin_engine_load load;
+    spin_engine_get_load(engine, &load);
+    assert_true(load.kv_tokens >= config.max_model_len); /* who joins a cluster says it at once */
     int32_t prompt[5] = {0};
     struct answer answers[4];
     for (uint32_t i = 0; i < 4; i++) {
