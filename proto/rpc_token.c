@@ -8,7 +8,7 @@
 
 #define SCHEME "Bearer "
 
-static char *copy_text(const char *bytes, size_t count)
+static char *new_token(const char *bytes, size_t count)
 {
     char *copy = malloc(count + 1);
     if (copy != NULL) { /* else the call has no token, and is refused where one is wanted */
@@ -32,7 +32,7 @@ char *spin_rpc_token_find(const grpc_metadata_array *metadata)
         if (bytes <= scheme_bytes || strncasecmp(value, SCHEME, scheme_bytes) != 0) {
             return NULL;
         }
-        return copy_text(value + scheme_bytes, bytes - scheme_bytes);
+        return new_token(value + scheme_bytes, bytes - scheme_bytes);
     }
     return NULL;
 }
