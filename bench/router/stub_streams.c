@@ -14,6 +14,7 @@
 
 #define TICK_NS SPIN_NS_PER_MS
 #define BUCKETS 1024u /* ticks of one turn; what is due later goes round again */
+#define TOP_MAX 20u   /* as a worker's limit */
 #define HOLD_POLL_NS (10 * SPIN_NS_PER_MS)
 
 /* One generation. Pacer thread, but where it says otherwise. */
@@ -31,11 +32,13 @@ struct stream {
     uint32_t max_tokens;
     uint32_t place; /* of the next token */
     bool logprobs;
+    uint32_t top; /* alternatives beside every token */
 };
 
 struct spin_stub_streams {
     struct spin_stub_config config;
     uint64_t interval_ns;
+    uint64_t phase_ns; /* of the steps: workers are not in step with each other */
     pthread_t thread;
     struct spin_mutex mutex; /* the four below */
     struct spin_cond cond;
@@ -118,12 +121,28 @@ static void end_well(struct stream *stream)
 
 /* --- drawing --- */
 
+/* As a worker's: the token itself is the most likely. */
+static void fill_top(Spin__V1__Token *token, Spin__V1__TokenLogprob *top, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        spin__v1__token_logprob__init(&top[i]);
+        top[i].token = 'a' + (token->token - 'a' + (int32_t)i) % 26;
+        top[i].logprob = token->logprob - (float)i;
+        token->top[i] = &top[i];
+    }
+    token->n_top = count;
+}
+
 static void send_token(struct stream *stream)
 {
+    Spin__V1__TokenLogprob top[TOP_MAX];
+    Spin__V1__TokenLogprob *top_list[TOP_MAX];
     Spin__V1__Token token;
     spin__v1__token__init(&token);
     token.token = spin_stub_token(stream->key, stream->place);
     token.logprob = stream->logprobs ? -1.0F : 0.0F;
+    token.top = top_list;
+    fill_top(&token, top, stream->top);
     Spin__V1__Token *list[1] = {&token};
     Spin__V1__GenerateResponse response;
     spin__v1__generate_response__init(&response);
@@ -185,8 +204,8 @@ static void begin(struct spin_stub_streams *streams, struct stream *stream)
 {
     stream->due_ns = now_ns() + streams->config.ttft_ns;
     if (streams->config.pattern == SPIN_STUB_STEP) {
-        const uint64_t step = stream->due_ns / streams->interval_ns + 1;
-        stream->due_ns = step * streams->interval_ns;
+        const uint64_t step = (stream->due_ns - streams->phase_ns) / streams->interval_ns + 1;
+        stream->due_ns = step * streams->interval_ns + streams->phase_ns;
     }
     put_in_wheel(streams, stream);
 }
@@ -334,6 +353,7 @@ static spin_status read_request(struct stream *stream, const Spin__V1__GenerateR
     stream->max_tokens = sampling->max_tokens;
     stream->place = (uint32_t)request->n_resumed_tokens;
     stream->logprobs = sampling->logprobs;
+    stream->top = SPIN_MIN(sampling->top_logprobs, TOP_MAX);
     return SPIN_OK;
 }
 
@@ -392,6 +412,7 @@ spin_status spin_stub_streams_create(const struct spin_stub_config *config,
     streams->config = *config;
     streams->interval_ns =
         SPIN_MAX((uint64_t)llround((double)SPIN_NS_PER_S / config->tokens_per_s), 1);
+    streams->phase_ns = now_ns() % streams->interval_ns;
     spin_mutex_init(&streams->mutex);
     spin_cond_init(&streams->cond);
     spin_list_init(&streams->arrived);

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import math
 import os
 import pathlib
 import re
@@ -27,6 +28,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 MODEL = "random:tiny"
+NAME = "served"  # what clients call it
 # The programs take options from the environment, and ours would be some.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("SPIN_")}
 READY_LIMIT_S = 20
@@ -163,6 +165,9 @@ class Member(Process):
     def load(self):
         return self.describe().load
 
+    def metrics(self):
+        return read_metrics(self.http_address)
+
     def is_idle(self):
         load = self.load()
         return load.running == 0 and load.waiting == 0 and load.kv_tokens_used == 0
@@ -202,6 +207,7 @@ class Answer:
     text: str = ""
     tokens: list = dataclasses.field(default_factory=list)  # ids (gRPC) or texts (HTTP, logprobs)
     logprobs: list = dataclasses.field(default_factory=list)
+    tops: list = dataclasses.field(default_factory=list)  # the alternatives at every place
     finish: str = ""  # "stop", "length"
     completion_tokens: int = -1
     recoveries: int = 0  # gRPC only
@@ -214,7 +220,8 @@ class Answer:
 
     def content(self):
         """All that has to be equal in two answers to one request."""
-        return self.text, self.tokens, self.logprobs, self.finish, self.completion_tokens
+        return (self.text, self.tokens, self.logprobs, self.tops, self.finish,
+                self.completion_tokens)
 
 
 class Stream(threading.Thread):
@@ -275,6 +282,12 @@ class HttpStream(Stream):
         self.start()
 
     def read(self):
+        try:
+            self.ask()
+        finally:
+            self.connection.close()
+
+    def ask(self):
         self.connection.request("POST", "/v1/completions", json.dumps(self.body), self.headers)
         response = self.connection.getresponse()
         self.answer.status = response.status
@@ -300,13 +313,13 @@ class HttpStream(Stream):
             if choice.get("logprobs"):
                 self.answer.tokens += choice["logprobs"]["tokens"]
                 self.answer.logprobs += choice["logprobs"]["token_logprobs"]
+                self.answer.tops += choice["logprobs"]["top_logprobs"] or []
             self.note_event()
 
     def drop(self):
         """The client goes away without a word."""
         wait_until(lambda: self.connection.sock is not None, 5, "connected")
-        self.connection.sock.shutdown(socket.SHUT_RDWR)
-        self.connection.close()
+        self.connection.sock.shutdown(socket.SHUT_RDWR)  # the reading thread sees the end
 
 
 def server_sent_events(response):
@@ -336,7 +349,10 @@ class GrpcStream(Stream):
     def take(self, delta):
         self.answer.text += delta.text
         self.answer.tokens += [token.token for token in delta.tokens]
-        self.answer.logprobs += [token.logprob for token in delta.tokens]
+        self.answer.logprobs += [None if math.isnan(token.logprob) else token.logprob
+                                 for token in delta.tokens]
+        self.answer.tops += [[(top.token, top.logprob) for top in token.top]
+                             for token in delta.tokens]
         if delta.HasField("ending"):
             self.answer.finish = {STOP: "stop", LENGTH: "length"}.get(delta.ending.reason, "?")
             self.answer.completion_tokens = delta.ending.usage.completion_tokens
@@ -391,33 +407,61 @@ def read_to_done(one, deadline):
 class Router(Process):
     def __init__(self, folder, *options, model=MODEL):
         command = [os.environ["SPIN_ROUTER"], "--model", model, "--listen", "127.0.0.1:0",
-                   "--grpc-listen", "127.0.0.1:0", *options]
+                   "--grpc-listen", "127.0.0.1:0", "--served-model-name", NAME, *options]
         super().__init__("router", folder, command)
 
     def get(self, path, headers=()):
         """(status, text) of a GET."""
-        return http_get(self.http_address, path, headers)
+        return http_request(self.http_address, "GET", path, headers=headers)
+
+    def complete(self, prompt, headers=(), **fields):
+        """(status, reply) of a completion that is not streamed."""
+        body = {"model": NAME, "prompt": prompt, "ignore_eos": True, **fields}
+        status, text = http_request(self.http_address, "POST", "/v1/completions", json.dumps(body),
+                                    [("Content-Type", "application/json"), *headers])
+        return status, json.loads(text)
 
     def metrics(self):
         return read_metrics(self.http_address)
 
 
-def http_get(address, path, headers=()):
-    connection = http.client.HTTPConnection(address, timeout=10)
+def http_request(address, method, path, body=None, headers=()):
+    connection = http.client.HTTPConnection(address, timeout=ANSWER_LIMIT_S)
     try:
-        connection.request("GET", path, headers=dict(headers))
+        connection.request(method, path, body, dict(headers))
         response = connection.getresponse()
         return response.status, response.read().decode()
     finally:
         connection.close()
 
 
+class Metrics:
+    """A page of Prometheus text: m["name"] sums over all labels, m.get("name", code="429") over some."""
+
+    SAMPLE = re.compile(r'^([\w:]+)(?:\{(.*)\})? (\S+)$')
+    LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+    def __init__(self, text):
+        self.samples = []
+        for line in text.splitlines():
+            if line and line[0] != "#":
+                name, labels, value = self.SAMPLE.match(line).groups()
+                self.samples.append((name, dict(self.LABEL.findall(labels or "")), float(value)))
+
+    def get(self, name, **labels):
+        found = [value for other, its, value in self.samples
+                 if other == name and labels.items() <= its.items()]
+        assert found, f"no metric {name} {labels}"
+        return sum(found)
+
+    def __getitem__(self, name):
+        return self.get(name)
+
+
 def read_metrics(address):
-    """Prometheus text as {"name{labels}": value}."""
-    status, text = http_get(address, "/metrics")
+    status, text = http_request(address, "GET", "/metrics")
     assert status == 200, text
-    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and line[0] != "#")
-    return {name: float(value) for name, value in pairs}
+    return Metrics(text)
 
 
 class Cluster:
@@ -436,9 +480,12 @@ class Cluster:
         self.channel = open_channel(self.router.address)
 
     def add_worker(self, *options, credentials=None):
-        program = os.environ["SPIN_STUB_WORKER" if self.stub else "SPIN_WORKER"]
-        command = [program, "--model", self.model, "--listen", "127.0.0.1:0", "--router",
-                   self.router.address, *options]
+        if self.stub:
+            command = [os.environ["SPIN_STUB_WORKER"], "--model", NAME]
+        else:
+            command = [os.environ["SPIN_WORKER"], "--model", self.model, "--served-model-name",
+                       NAME, "--http-listen", "127.0.0.1:0"]
+        command += ["--listen", "127.0.0.1:0", "--router", self.router.address, *options]
         worker = Member(f"worker{len(self.workers)}", self.folder, command, credentials)
         self.workers.append(worker)
         return worker.start()
@@ -448,13 +495,12 @@ class Cluster:
         wait_until(lambda: self.router.metrics()["spin_router_workers"] == count, limit_s,
                    f"{count} workers; router: {self.router.log()}", interval_s=0.02)
 
-    def metric(self, name):
-        return self.router.metrics()[name]
+    def metric(self, name, **labels):
+        return self.router.metrics().get(name, **labels)
 
     def http(self, prompt, headers=(), **fields):
         """A streaming completion over HTTP; ignore_eos, so that it is as long as it was told."""
-        body = {"model": self.model, "prompt": prompt, "ignore_eos": True, "temperature": 0,
-                **fields}
+        body = {"model": NAME, "prompt": prompt, "ignore_eos": True, "temperature": 0, **fields}
         return HttpStream(self.router.http_address, body, headers)
 
     def grpc(self, prompt, metadata=(), **sampling):
@@ -466,7 +512,7 @@ class Cluster:
 
     def held(self, count, prompt, **fields):
         return HeldStreams(self.router.http_address, count,
-                           {"model": self.model, "prompt": prompt, "ignore_eos": True, **fields})
+                           {"model": NAME, "prompt": prompt, "ignore_eos": True, **fields})
 
     def wait_idle(self, limit_s=10):
         """Seconds until no worker holds a sequence or a page, and the router no generation."""

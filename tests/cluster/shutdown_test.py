@@ -1,0 +1,94 @@
+"""SIGTERM under load: of the router, and of everything at once."""
+
+import signal
+import time
+
+import pytest
+
+from tests.cluster import cluster
+
+TOKENS = 300
+SLOW = ["--tokens-per-s", "100"]  # 300 tokens take 3 s
+GRACE_S = 1.0
+
+
+@pytest.fixture(name="slow")
+def slow_stubs(tmp_path):
+    with cluster.running(tmp_path, workers=2, stub=True, worker_options=SLOW,
+                         router_options=["--shutdown-grace", "20s"]) as one:
+        yield one
+
+
+def ask(c, tokens=TOKENS):
+    streams = [c.http(f"stream {i}", max_tokens=tokens, seed=i + 1) for i in range(4)]
+    streams += [c.grpc(f"stream {i}", max_tokens=tokens, seed=i + 1) for i in range(4)]
+    for stream in streams:
+        stream.wait_first()
+    return streams
+
+
+def test_router_lets_streams_finish(slow):
+    streams = ask(slow)
+    # A kept connection that asks nothing holds nobody up.
+    idle = cluster.http.client.HTTPConnection(slow.router.http_address, timeout=10)
+    idle.request("GET", "/health")
+    assert idle.getresponse().read() is not None
+    slow.router.signal(signal.SIGTERM)
+    started = time.monotonic()
+    cluster.wait_until(lambda: refuses(slow), 5, "the router refuses new work")
+    for stream in streams:
+        answer = stream.wait()
+        assert not answer.error and answer.finish == "length", answer
+        assert len(answer.text) == TOKENS
+    assert slow.router.process.wait(10) == 0, slow.router.log()
+    print(f"router gone {time.monotonic() - started:.2f} s after SIGTERM")
+    idle.close()
+
+
+def refuses(c):
+    """A new request is refused as documented, or nobody listens any more."""
+    try:
+        status, _ = c.router.get("/health")
+    except OSError:
+        return True
+    return status == 503
+
+
+def test_router_grace_ends(tmp_path):
+    with cluster.running(tmp_path, workers=1, stub=True, worker_options=["--tokens-per-s", "20"],
+                         router_options=["--shutdown-grace", f"{GRACE_S}s"]) as c:
+        streams = ask(c, tokens=2000)
+        started = time.monotonic()
+        assert c.router.terminate() == 0, c.router.log()
+        spent = time.monotonic() - started
+        print(f"router gone after {spent:.2f} s")
+        assert GRACE_S * 0.9 < spent < GRACE_S + 4
+        for stream in streams:
+            answer = stream.wait()
+            # Told, not dropped: an error in the stream, or UNAVAILABLE.
+            assert "shutting down" in answer.error, answer
+        cluster.wait_until(lambda: c.workers[0].is_idle(), 5, "the worker is rid of them")
+
+
+def test_everything_at_once(tmp_path):
+    with cluster.running(tmp_path, workers=2, stub=True, worker_options=SLOW,
+                         router_options=["--shutdown-grace", f"{GRACE_S}s"]) as c:
+        streams = ask(c)
+        everything = [*c.workers, c.router]
+        for one in everything:
+            one.signal(signal.SIGTERM)
+        for one in everything:
+            assert one.process.wait(10) == 0, one.log()
+        for stream in streams:
+            answer = stream.wait()
+            assert answer.error or answer.finish == "length", answer
+
+
+def test_second_signal_ends_at_once(slow):
+    ask(slow)
+    slow.router.signal(signal.SIGTERM)
+    cluster.wait_until(lambda: "shutting down" in slow.router.log(), 5, "the router says so")
+    started = time.monotonic()
+    slow.router.signal(signal.SIGTERM)
+    assert slow.router.process.wait(5) != 0
+    assert time.monotonic() - started < 1
