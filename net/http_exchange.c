@@ -37,6 +37,7 @@ static void queue(struct spin_http_connection *connection, bool appended)
 void spin_http_respond(struct spin_http_exchange *exchange, const struct spin_http_reply *reply)
 {
     struct spin_http_connection *connection = exchange->connection;
+    spin_loop_assert_thread(connection->server->loop);
     SPIN_ASSERT(exchange->is_open);
     SPIN_ASSERT(!exchange->is_stream);
     const bool keep_alive = exchange->keep_alive && !connection->server->is_closing;
@@ -58,6 +59,7 @@ void spin_http_stream_begin(struct spin_http_exchange *exchange,
                             const struct spin_http_reply *reply)
 {
     struct spin_http_connection *connection = exchange->connection;
+    spin_loop_assert_thread(connection->server->loop);
     SPIN_ASSERT(exchange->is_open);
     SPIN_ASSERT(!exchange->is_stream);
     SPIN_ASSERT(spin_http_status_has_body(reply->status));
@@ -94,6 +96,7 @@ static void limit_waiting(struct spin_http_connection *connection)
 void spin_http_stream_write(struct spin_http_exchange *exchange, const char *bytes, uint64_t count)
 {
     struct spin_http_connection *connection = exchange->connection;
+    spin_loop_assert_thread(connection->server->loop);
     SPIN_ASSERT(exchange->is_open);
     SPIN_ASSERT(exchange->is_stream);
     /* A chunk of nothing would be the last. */
@@ -110,6 +113,7 @@ void spin_http_stream_end(struct spin_http_exchange *exchange, bool complete)
 {
     static const char last_chunk[] = "0\r\n\r\n";
     struct spin_http_connection *connection = exchange->connection;
+    spin_loop_assert_thread(connection->server->loop);
     SPIN_ASSERT(exchange->is_open);
     SPIN_ASSERT(exchange->is_stream);
     if (!connection->is_lost && !exchange->is_head && complete && exchange->is_chunked) {

@@ -175,6 +175,8 @@ struct spin_http_server {
     struct spin_list connections;
     struct spin_list dirty;
     uint32_t port;
+    uint64_t accepts_failed;
+    uint64_t warn_at_ns;
     bool accept_waits; /* a socket that we had no memory for */
     bool is_closing;   /* nothing new */
     bool is_finishing; /* the last handles are being closed */

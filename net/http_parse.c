@@ -392,10 +392,11 @@ static uint64_t execute(struct spin_http_parser *parser, const char *bytes, uint
     if (*error == HPE_OK) {
         return count;
     }
-    parser->paused = *error == HPE_PAUSED;
-    if (!parser->paused) {
+    if (*error != HPE_PAUSED) {
         fail_as(parser, *error);
+        return 0;
     }
+    parser->paused = true;
     const char *stopped = llhttp_get_error_pos(&parser->llhttp);
     SPIN_ASSERT(stopped >= bytes);
     SPIN_ASSERT(stopped <= bytes + count);

@@ -169,11 +169,23 @@ static void on_sweep(uv_timer_t *sweep)
     }
 }
 
+/* Out of descriptors, mostly: once a second is enough to know. */
+static void warn_refused(struct spin_http_server *server, int status)
+{
+    const uint64_t now_ns = spin_loop_now_ns(server->loop);
+    server->accepts_failed++;
+    if (now_ns >= server->warn_at_ns) {
+        SPIN_WARN("connections not taken: reason=%s count=%llu", uv_strerror(status),
+                  (unsigned long long)server->accepts_failed);
+        server->warn_at_ns = now_ns + SPIN_NS_PER_S;
+    }
+}
+
 static void on_connection(uv_stream_t *listener, int status)
 {
     struct spin_http_server *server = listener->data;
     if (status != 0) {
-        SPIN_WARN("connection not taken: %s", uv_strerror(status));
+        warn_refused(server, status);
         return;
     }
     spin_http_connection_open(server);
@@ -318,6 +330,7 @@ spin_status spin_http_server_create(struct spin_loop *loop,
 {
     SPIN_ASSERT(config->request != NULL);
     SPIN_ASSERT_GE(config->header_bytes_max, 64);
+    SPIN_ASSERT_LT(config->body_bytes_max, UINT64_MAX / 4);
     SPIN_ASSERT_NE(config->connections_max, 0);
     spin_loop_assert_thread(loop);
     int fd = -1;

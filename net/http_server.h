@@ -47,7 +47,8 @@ struct spin_http_server_config {
     void *context;
     void (*request)(void *context, struct spin_http_exchange *exchange,
                     const struct spin_http_request *request);
-    /* At most once, before its end; from the loop, never from inside a call of yours. */
+    /* At most once, before its end; from the loop, never from inside a call of yours. A client that
+     * closes its sending side while it waits for the reply counts as gone. */
     void (*gone)(void *context, struct spin_http_exchange *exchange);
     /* The body of an error that the server answers itself (JSON, say). NULL: plain text. Returns
      * the bytes needed, writes at most `capacity`. */
