@@ -143,10 +143,11 @@ static spin_status check_length(const struct spin_generation_request *request, u
                                 struct spin_error *err)
 {
     const uint32_t max_tokens = request->sampling->max_tokens;
+    /* Clients know this error by its words: "maximum context length is". */
     if (request->prompt_count > limit || max_tokens > limit - request->prompt_count) {
         return spin_fail(err, SPIN_ERR_LIMIT,
                          "max_tokens: %u, with a prompt of %u tokens that is %" PRIu64
-                         " tokens; the model's limit is %u (max_model_len)",
+                         "; this model's maximum context length is %u tokens",
                          max_tokens, request->prompt_count,
                          (uint64_t)request->prompt_count + max_tokens, limit);
     }

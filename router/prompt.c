@@ -30,11 +30,12 @@ static spin_status encode(const struct source *source, struct spin_token_sink *s
                                  sink->capacity, &sink->count, err);
 }
 
+/* Clients know this error by its words: "maximum context length is". */
 static spin_status too_long(uint64_t count, uint32_t tokens_max, struct spin_error *err)
 {
     return spin_fail(err, SPIN_ERR_LIMIT,
-                     "prompt: %" PRIu64 " tokens, the model's limit is %u (max_model_len)", count,
-                     tokens_max);
+                     "prompt: %" PRIu64 " tokens; this model's maximum context length is %u tokens",
+                     count, tokens_max);
 }
 
 static spin_status grow_tokens(struct spin_token_sink *sink, uint64_t capacity,

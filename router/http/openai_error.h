@@ -20,7 +20,7 @@ SPIN_BEGIN_DECLS
     X(UNSUPPORTED, 400, "invalid_request_error", "unsupported_parameter") \
     X(CONTEXT, 400, "invalid_request_error", "context_length_exceeded") \
     X(HTTP, 400, "invalid_request_error", "bad_request") \
-    X(KEY, 401, "invalid_request_error", "invalid_api_key") \
+    X(KEY, 401, "authentication_error", "invalid_api_key") \
     X(MODEL, 404, "invalid_request_error", "model_not_found") \
     X(ROUTE, 404, "invalid_request_error", "not_found") \
     X(METHOD, 405, "invalid_request_error", "method_not_allowed") \

@@ -97,10 +97,10 @@ static void test_refusals(void **state)
     refused(TEXT, "{\"prompt\":[]}", 400, "prompt: empty");
     refused(TEXT, "{\"prompt\":[1048576]}", 400, "prompt[0]: token 1048576");
     (void)snprintf(body, sizeof body, "{\"prompt\":\"%065d\"}", 1);
-    refused(TEXT, body, 400, "prompt: 65 tokens, the model's limit is 64");
+    refused(TEXT, body, 400, "prompt: 65 tokens; this model's maximum context length is 64");
     (void)snprintf(body, sizeof body, "{\"messages\":[{\"role\":\"user\",\"content\":\"%065d\"}]}",
                    1);
-    refused(SPIN_OPENAI_CHAT, body, 400, "the model's limit is 64");
+    refused(SPIN_OPENAI_CHAT, body, 400, "maximum context length is 64");
     (void)snprintf(body, sizeof body, "{\"prompt\":\"%064d\"}", 1); /* as much as there may be */
     struct spin_intake intake = run(TEXT, body);
     assert_int_equal(intake.status, SPIN_OK);
