@@ -177,31 +177,28 @@ static void make_link(struct spin_dispatcher *dispatcher, struct spin_member *me
 /* A new Join: what the worker did before is forgotten, and it is used at once. */
 static void welcome(struct spin_dispatcher *dispatcher, struct spin_member *member)
 {
-    struct spin_worker_link *link = member->link;
-    if (link != NULL && strcmp(link->address, member->address) != 0) {
-        unlink_member(member);
-        link = NULL;
-    }
-    if (link == NULL) {
-        make_link(dispatcher, member);
-        link = member->link;
-    }
     SPIN_INFO("member joined: id=%s address=%s role=%s version=%s", member->id, member->address,
               member->role, member->version);
-    if (link != NULL) {
-        link->joined_ns = member->joined_ns;
-        spin_worker_link_forgive(link);
+    if (member->kind != SPIN__V1__MEMBER_KIND__MEMBER_WORKER) {
+        return;
+    }
+    const struct spin_worker_link *old = member->link;
+    if (old != NULL && strcmp(old->address, member->address) != 0) {
+        unlink_member(member);
+    }
+    if (member->link == NULL) {
+        make_link(dispatcher, member);
+    } else {
+        spin_worker_link_forgive(member->link);
     }
 }
 
 static void on_member_changed(void *context, struct spin_member *member)
 {
     struct spin_dispatcher *dispatcher = context;
-    if (member->kind == SPIN__V1__MEMBER_KIND__MEMBER_WORKER) {
-        const struct spin_worker_link *link = member->link;
-        if (member->joined && (link == NULL || link->joined_ns != member->joined_ns)) {
-            welcome(dispatcher, member);
-        }
+    if (member->joined && member->linked_ns != member->joined_ns) {
+        member->linked_ns = member->joined_ns;
+        welcome(dispatcher, member);
     }
     if (!member->joined) {
         SPIN_INFO("member gone: id=%s goodbye=%s", member->id, member->goodbye ? "yes" : "no");

@@ -288,6 +288,7 @@ spin_status spin_members_join(struct spin_members *members, const Spin__V1__Hell
                          SPIN_MEMBERS_MAX);
     }
     read.link = row->link;
+    read.linked_ns = row->linked_ns;
     read.stream = row->stream;
     read.joined = true;
     read.joined_ns = now_ns;

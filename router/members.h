@@ -67,6 +67,7 @@ struct spin_member {
     bool goodbye;       /* it said that it leaves */
     bool suspected;     /* it has not spoken for suspect_ns */
     void *link;         /* the dispatcher's: its connection */
+    uint64_t linked_ns; /* the dispatcher's: the joined_ns that it has acted on */
     void *stream;       /* the door's: its Join call */
 };
 

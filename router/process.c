@@ -57,6 +57,7 @@ struct process {
     struct spin_rpc_server *server;
     struct spin_http_api *api;
     struct spin_loop_work stopping;
+    uint64_t slow_readers; /* of gRPC, counted so far */
     bool draining;
     bool port_file_written;
 };
@@ -257,12 +258,18 @@ static spin_status create_api(struct process *process, struct spin_error *err)
 
 static void on_signal(void *context, int number);
 
-/* gRPC's health is that of the service: somebody must be there who generates. */
+/* gRPC's health is that of the service: somebody must be there who generates. And what the gRPC
+ * server alone knows goes into the metrics. */
 static void on_health(void *context)
 {
-    const struct process *process = context;
+    struct process *process = context;
     const uint32_t ready = spin_members_ready(spin_dispatcher_members(process->dispatcher));
     spin_rpc_server_set_serving(process->server, ready > 0 && !process->draining);
+    struct spin_rpc_server_stats stats;
+    spin_rpc_server_get_stats(process->server, &stats);
+    spin_metrics_add(process->metrics, SPIN_ROUTER_METRIC_RPC_SLOW,
+                     stats.slow_readers - process->slow_readers);
+    process->slow_readers = stats.slow_readers;
 }
 
 static spin_status create_parts(struct process *process, struct spin_error *err)

@@ -32,7 +32,6 @@ struct spin_worker_link {
     char id[SPIN_MEMBER_ID_BYTES];
     char address[SPIN_MEMBER_ADDRESS_BYTES];
     uint64_t serial;        /* tells links apart for ever */
-    uint64_t joined_ns;     /* of the row, to see a new Join */
     uint64_t heard_ns;      /* the last word of the worker on any stream of its */
     struct spin_list calls; /* not closed yet, abandoned ones too */
     uint32_t failures;      /* in a row */
