@@ -1,13 +1,13 @@
 /* generation: one sequence to generate, in the words that the front doors and the dispatcher share.
  *
- * Why        HTTP and gRPC ask for the same thing and may ask it wrongly in the same ways, so what a
- *            request is and what is checked about it stand here once. A request for n answers, or
+ * Why        HTTP and gRPC ask for the same thing and may ask it wrongly in the same ways, so what
+ *            a request is and what is checked about it stand here once. A request for n answers, or
  *            with several prompts, is that many generations.
  * Ownership  What a request points to is borrowed during submit. What a sink gets is valid during
  *            the call.
  * Threading  The loop's thread. check: any thread, pure.
  * Units      Tokens, bytes, nanoseconds (absolute deadlines on the monotonic clock).
- * Errors     check: INVALID names the field, its value and the range; LIMIT a length over a limit. */
+ * Errors     check: INVALID names the field, its value and the range; LIMIT both lengths. */
 #pragma once
 
 #include "base/status.h"

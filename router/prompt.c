@@ -86,6 +86,7 @@ static spin_status build_prompt(const struct source *source, uint64_t guess, uin
     return SPIN_OK;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): the public contract spells its arguments out. */
 spin_status spin_prompt_from_text(const struct spin_prompt_model *model, const char *text,
                                   uint64_t bytes, uint32_t tokens_max,
                                   struct spin_prompt_tokens *out, struct spin_error *err)
@@ -113,6 +114,7 @@ static spin_status check_roles(const struct spin_chat_message *messages, uint32_
     return SPIN_OK;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): the public contract spells its arguments out. */
 spin_status spin_prompt_from_messages(const struct spin_prompt_model *model,
                                       const struct spin_chat_message *messages, uint32_t count,
                                       uint32_t tokens_max, struct spin_prompt_tokens *out,
@@ -138,6 +140,7 @@ spin_status spin_prompt_from_messages(const struct spin_prompt_model *model,
     return build_prompt(&source, guess, tokens_max, out, err);
 }
 
+/* NOLINTNEXTLINE(readability-function-size): the public contract spells its arguments out. */
 spin_status spin_prompt_from_tokens(const struct spin_prompt_model *model, const int32_t *tokens,
                                     uint64_t count, uint32_t tokens_max,
                                     struct spin_prompt_tokens *out, struct spin_error *err)

@@ -23,7 +23,7 @@ struct spin_prompt_tokens {
     uint32_t count;
 };
 
-/* `add_bos` as the model says; special tokens in plain text are parsed, in messages they are text. */
+/* BOS as the model says; special tokens in plain text are parsed, in messages they are text. */
 SPIN_MUST_USE spin_status spin_prompt_from_text(const struct spin_prompt_model *model,
                                                 const char *text, uint64_t bytes,
                                                 uint32_t tokens_max, struct spin_prompt_tokens *out,

@@ -76,6 +76,7 @@ static void respond_refusal(struct spin_http_api *api, struct spin_http_exchange
     reply->body_bytes = writer->failed ? 0 : writer->count;
     set_remedy(api, reply, retry_after);
     spin_api_respond(api, exchange, reply);
+    reply->extra_value = NULL; /* it may be the text here */
 }
 
 void spin_api_respond_error(struct spin_http_api *api, struct spin_http_exchange *exchange,
@@ -265,7 +266,11 @@ static char *make_model_label(const char *name)
         if (*name == '"' || *name == '\\' || *name == '\n') {
             label[at++] = '\\';
         }
-        label[at++] = *name == '\n' ? 'n' : *name;
+        label[at] = *name;
+        if (*name == '\n') {
+            label[at] = 'n';
+        }
+        at++;
     }
     label[at++] = '"';
     label[at] = '\0';

@@ -9,7 +9,7 @@
  * Ownership  Owns the HTTP server and its open requests. Borrows the parts until destroy.
  * Threading  The loop's thread only; bodies over 64 KiB are parsed and tokenised on a pool thread.
  * Units      Bytes, nanoseconds.
- * Errors     create: as spin_http_server_create. Clients: OpenAI's error object, docs/http-api.md. */
+ * Errors     create: as spin_http_server_create. Clients: an error object, docs/http-api.md. */
 #pragma once
 
 #include "net/http_server.h"

@@ -189,18 +189,28 @@ static bool check_state(struct spin_api_call *call)
     return false;
 }
 
-void spin_api_call_begin(const struct spin_api_page *page, enum spin_openai_endpoint endpoint,
-                         uint32_t tenant)
+/* NULL after telling the client that there is no memory. */
+static struct spin_api_call *make_call(const struct spin_api_page *page)
 {
-    struct spin_http_api *api = page->api;
     struct spin_api_call *call = calloc(1, sizeof *call);
     if (call == NULL) {
         struct spin_openai_error error;
         spin_openai_error_from_status(&error, SPIN_ERR_NO_MEMORY, NULL);
-        spin_api_respond_error(api, page->exchange, &error, page->request_id);
+        spin_api_respond_error(page->api, page->exchange, &error, page->request_id);
+        return NULL;
+    }
+    page->api->calls_open++;
+    return call;
+}
+
+void spin_api_call_begin(const struct spin_api_page *page, enum spin_openai_endpoint endpoint,
+                         uint32_t tenant)
+{
+    struct spin_http_api *api = page->api;
+    struct spin_api_call *call = make_call(page);
+    if (call == NULL) {
         return;
     }
-    api->calls_open++;
     call->api = api;
     call->exchange = page->exchange;
     call->tenant = tenant;

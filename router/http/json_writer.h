@@ -1,12 +1,12 @@
 /* json_writer: JSON into a buffer that grows up to a cap.
  *
- * Why        A streamed token must cost no allocation and no tree of values; what is written is flat
- *            and its shape is known, so it is put down byte by byte.
+ * Why        A streamed token must cost no allocation and no tree of values; what is written is
+ *            flat and its shape is known, so it is put down byte by byte.
  * Ownership  The writer owns its bytes until deinit. A reset keeps them for the next use.
  * Threading  One thread at a time.
  * Units      Bytes.
- * Errors     A writer that hit its cap, or got no memory, says `failed` and writes nothing more: the
- *            one place to look is where the bytes are sent. */
+ * Errors     A writer that hit its cap, or got no memory, says `failed` and writes nothing more:
+ *            the one place to look is where the bytes are sent. */
 #pragma once
 
 #include "base/base.h"

@@ -33,6 +33,7 @@ spin_status spin_openai_refuse(struct spin_openai_error *error, enum spin_openai
     (void)snprintf(error->param, sizeof error->param, "%s", param == NULL ? "" : param);
     va_list args;
     va_start(args, fmt);
+    /* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): va_start is just above */
     (void)vsnprintf(error->message, sizeof error->message, fmt, args);
     va_end(args);
     return SPIN_ERR_INVALID;

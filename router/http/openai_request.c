@@ -212,14 +212,16 @@ static spin_status read_logit_bias(const reader_t *reader, const field_t *field,
                                   SPIN_LOGIT_BIASES_MAX);
     }
     Spin__V1__LogitBias *biases = spin_openai_take(reader, count, sizeof *biases);
-    sampling->logit_bias = spin_openai_take(reader, count, sizeof *sampling->logit_bias);
+    sampling->logit_bias = spin_openai_take(reader, count, sizeof(void *));
     if (biases == NULL || sampling->logit_bias == NULL) {
         return SPIN_ERR_NO_MEMORY;
     }
-    for (void *at = json_object_iter((json_t *)(uintptr_t)value); at != NULL;
-         at = json_object_iter_next((json_t *)(uintptr_t)value, at)) {
+    const char *key;
+    json_t *item;
+    json_object_foreach(json_object_get(reader->request->document, field->name), key, item)
+    {
         Spin__V1__LogitBias *bias = &biases[sampling->n_logit_bias];
-        SPIN_TRY(read_bias(reader, json_object_iter_key(at), json_object_iter_value(at), bias));
+        SPIN_TRY(read_bias(reader, key, item, bias));
         sampling->logit_bias[sampling->n_logit_bias++] = bias;
     }
     SPIN_ASSERT_EQ(sampling->n_logit_bias, count);

@@ -1,5 +1,5 @@
-/* Every range of spin_generation_check: a good request, spoiled in one place per row; the error must
- * name the field. Both ends of each range are good. */
+/* Every range of spin_generation_check: a good request, spoiled in one place per row; the error
+ * must name the field. Both ends of each range are good. */
 #include "router/generation.h"
 
 #include "tests/spin_test.h"

@@ -1,5 +1,6 @@
 /* What is written is read back by jansson, which we did not write, and compared with what went in:
- * every control character, every way not to be UTF-8 (Unicode 15, table 3-7), the ends of numbers. */
+ * every control character, every way not to be UTF-8 (Unicode 15, table 3-7), the ends of numbers.
+ * */
 #include "router/http/openai_reply.h"
 
 #include "router/http/openai_error.h"

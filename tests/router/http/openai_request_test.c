@@ -1,6 +1,6 @@
-/* Every field of the API, one row each: both ends of its range, the first value beyond them, a wrong
- * type; and every refusal by the name, type and code that a client sees. The JSON is written here as
- * clients write it. */
+/* Every field of the API, one row each: both ends of its range, the first value beyond them, a
+ * wrong type; and every refusal by the name, type and code that a client sees. The JSON is written
+ * here as clients write it. */
 #include "router/http/openai_request.h"
 
 #include "tests/spin_test.h"
@@ -28,6 +28,7 @@ static struct spin_openai_request *read_body(enum spin_openai_endpoint endpoint,
     const size_t bytes = strlen(body);
     char *exact = malloc(bytes == 0 ? 1 : bytes);
     assert_non_null(exact);
+    /* NOLINTNEXTLINE(bugprone-not-null-terminated-result): as from a socket */
     memcpy(exact, body, bytes);
     struct spin_openai_request *request = NULL;
     const spin_status status = spin_openai_request_create(endpoint, exact, bytes, &request, error);
