@@ -410,6 +410,13 @@ class Router(Process):
                    "--grpc-listen", "127.0.0.1:0", "--served-model-name", NAME, *options]
         super().__init__("router", folder, command)
 
+    def restart(self):
+        """On the same ports, where its workers dial."""
+        assert not self.alive()
+        self.command = with_option(self.command, "--listen", self.http_address)
+        self.command = with_option(self.command, "--grpc-listen", self.address)
+        return self.start()
+
     def get(self, path, headers=()):
         """(status, text) of a GET."""
         return http_request(self.http_address, "GET", path, headers=headers)

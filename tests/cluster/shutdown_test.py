@@ -84,6 +84,22 @@ def test_everything_at_once(tmp_path):
             assert answer.error or answer.finish == "length", answer
 
 
+def test_killed_router(slow):
+    """Its workers drop what it asked for, and are there for the next one."""
+    streams = ask(slow)
+    slow.router.kill()
+    for stream in streams:
+        assert stream.wait(5).error
+    cluster.wait_until(lambda: all(worker.is_idle() for worker in slow.workers), 5,
+                       "workers are rid of its streams")
+    slow.router.restart()
+    started = time.monotonic()
+    slow.wait_workers(2)
+    print(f"workers are back {time.monotonic() - started:.2f} s after the router")
+    answer = slow.http("afterwards", max_tokens=20).wait()
+    assert not answer.error and len(answer.text) == 20
+
+
 def test_second_signal_ends_at_once(slow):
     ask(slow)
     slow.router.signal(signal.SIGTERM)
