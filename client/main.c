@@ -10,8 +10,9 @@ static const struct {
     const char *help;
     int (*run)(int argc, char *const *argv);
 } commands[] = {
-    {"generate", "ask a worker to answer or continue a prompt", spin_command_generate},
-    {"status", "print who a worker is and how busy it is", spin_command_status},
+    {"generate", "ask the cluster to answer or continue a prompt", spin_command_generate},
+    {"chat", "talk with the model, line by line", spin_command_chat},
+    {"status", "print who is in the cluster and how busy it is", spin_command_status},
 };
 
 static void print_help(FILE *out)

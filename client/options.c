@@ -1,25 +1,123 @@
 #include "client/options.h"
 
-#define GENERATE(name) .offset = offsetof(struct spin_generate_options, name)
-#define STATUS(name) .offset = offsetof(struct spin_status_options, name)
+#include <stdlib.h>
+#include <string.h>
+
 #define NO_RANGE .min = 0, .max = -1
 
-#define WORKER_ROW \
-    .name = "worker", .type = SPIN_OPTION_STRING, .default_value = "127.0.0.1:9100", NO_RANGE, \
-    .help = "host:port of the worker."
-#define CONNECT_TIMEOUT_ROW \
-    .name = "connect-timeout", .type = SPIN_OPTION_DURATION, .default_value = "3s", NO_RANGE, \
-    .help = "How long to wait for the worker to answer at all."
+/* The rows that several commands share; `options` is the command's struct. */
+#define ROUTER_ROWS(options) \
+    {.name = "router", \
+     .type = SPIN_OPTION_STRING, \
+     .offset = offsetof(options, router.target), \
+     .default_value = "127.0.0.1:9000", \
+     NO_RANGE, \
+     .help = "host:port of a router's gRPC."}, \
+        {.name = "api-key", \
+         .type = SPIN_OPTION_STRING, \
+         .offset = offsetof(options, router.api_key), \
+         NO_RANGE, \
+         .secret = true, \
+         .help = "The key that the router asks for; better in the environment than in a " \
+                 "command line that others can see."}, \
+        {.name = "tls", \
+         .type = SPIN_OPTION_BOOL, \
+         .offset = offsetof(options, router.tls), \
+         .default_value = "false", \
+         NO_RANGE, \
+         .help = "Encrypts the connection; the next three imply it."}, \
+        {.name = "tls-ca", \
+         .type = SPIN_OPTION_STRING, \
+         .offset = offsetof(options, router.tls_ca), \
+         NO_RANGE, \
+         .help = "PEM file of the authorities to believe; without it the system's."}, \
+        {.name = "tls-cert", \
+         .type = SPIN_OPTION_STRING, \
+         .offset = offsetof(options, router.tls_cert), \
+         NO_RANGE, \
+         .help = "PEM file of this client's certificate, where the router asks for one."}, \
+        {.name = "tls-key", \
+         .type = SPIN_OPTION_STRING, \
+         .offset = offsetof(options, router.tls_key), \
+         NO_RANGE, \
+         .help = "PEM file of that certificate's key."}, \
+    { \
+        .name = "connect-timeout", .type = SPIN_OPTION_DURATION, \
+        .offset = offsetof(options, router.connect_timeout_ns), .default_value = "3s", \
+        .min = 1000000, .max = 3600e9, .help = "How long to wait for the router to answer at all." \
+    }
+
+#define SAMPLING_ROWS(options, most, shows_stats) \
+    {.name = "model", \
+     .type = SPIN_OPTION_STRING, \
+     .offset = offsetof(options, sampling.model), \
+     NO_RANGE, \
+     .help = "The name of the model; without it the one that is served."}, \
+        {.name = "system", \
+         .type = SPIN_OPTION_STRING, \
+         .offset = offsetof(options, sampling.system), \
+         NO_RANGE, \
+         .help = "The system message; without it what the model's template says."}, \
+        {.name = "max-tokens", \
+         .type = SPIN_OPTION_U32, \
+         .offset = offsetof(options, sampling.max_tokens), \
+         .default_value = (most), \
+         .min = 1, \
+         .max = 1 << 24, \
+         .unit = "tokens", \
+         .help = "How many tokens to generate at most."}, \
+        {.name = "temperature", \
+         .type = SPIN_OPTION_DOUBLE, \
+         .offset = offsetof(options, sampling.temperature), \
+         .default_value = "0", \
+         .min = 0, \
+         .max = 100, \
+         .help = "0 takes the most likely token; higher is more varied."}, \
+        {.name = "top-p", \
+         .type = SPIN_OPTION_DOUBLE, \
+         .offset = offsetof(options, sampling.top_p), \
+         .default_value = "1", \
+         .min = 0, \
+         .max = 1, \
+         .help = "Draws from the most likely tokens that hold this much probability; 1 is off."}, \
+        {.name = "top-k", \
+         .type = SPIN_OPTION_U32, \
+         .offset = offsetof(options, sampling.top_k), \
+         .default_value = "0", \
+         NO_RANGE, \
+         .help = "Draws from this many most likely tokens; 0 is off."}, \
+        {.name = "min-p", \
+         .type = SPIN_OPTION_DOUBLE, \
+         .offset = offsetof(options, sampling.min_p), \
+         .default_value = "0", \
+         .min = 0, \
+         .max = 1, \
+         .help = "Leaves out tokens less likely than this share of the most likely one; 0 is " \
+                 "off."}, \
+        {.name = "seed", \
+         .type = SPIN_OPTION_U64, \
+         .offset = offsetof(options, sampling.seed), \
+         .default_value = "0", \
+         NO_RANGE, \
+         .help = "The same seed draws the same tokens; 0 is another one each time."}, \
+        {.name = "stop", \
+         .type = SPIN_OPTION_STRING, \
+         .offset = offsetof(options, sampling.stop), \
+         NO_RANGE, \
+         .help = "Ends the output before this text; several are separated by |||, at most 16 of " \
+                 "256 bytes."}, \
+    { \
+        .name = "stats", .type = SPIN_OPTION_BOOL, .offset = offsetof(options, sampling.stats), \
+        .default_value = (shows_stats), NO_RANGE, \
+        .help = "Prints the timings to standard error at the end." \
+    }
+
+#define GENERATE(name) .offset = offsetof(struct spin_generate_options, name)
+#define STATUS(name) .offset = offsetof(struct spin_status_options, name)
 
 static const struct spin_option generate_options[] = {
-    {WORKER_ROW, GENERATE(worker)},
-    {.name = "model",
-     .type = SPIN_OPTION_STRING,
-     GENERATE(model),
-     .required = true,
-     NO_RANGE,
-     .help = "Where the tokenizer is: the worker's .gguf file, a folder with tokenizer.json, or "
-             "random:<shape>."},
+    ROUTER_ROWS(struct spin_generate_options),
+    SAMPLING_ROWS(struct spin_generate_options, "256", "true"),
     {.name = "prompt",
      .type = SPIN_OPTION_STRING,
      GENERATE(prompt),
@@ -30,68 +128,12 @@ static const struct spin_option generate_options[] = {
      GENERATE(file),
      NO_RANGE,
      .help = "A file with the prompt; - is standard input."},
-    {.name = "system",
-     .type = SPIN_OPTION_STRING,
-     GENERATE(system),
-     NO_RANGE,
-     .help = "The system message; without it what the model's template says."},
     {.name = "raw",
      .type = SPIN_OPTION_BOOL,
      GENERATE(raw),
      .default_value = "false",
      NO_RANGE,
      .help = "Continues the prompt as it is, without a chat template."},
-    {.name = "chat-template",
-     .type = SPIN_OPTION_STRING,
-     GENERATE(chat_template),
-     NO_RANGE,
-     .help = "The chat format by name, when the model's own template is absent or unknown."},
-    {.name = "max-tokens",
-     .type = SPIN_OPTION_U32,
-     GENERATE(max_tokens),
-     .default_value = "256",
-     .min = 1,
-     .max = 1 << 24,
-     .unit = "tokens",
-     .help = "How many tokens to generate at most."},
-    {.name = "temperature",
-     .type = SPIN_OPTION_DOUBLE,
-     GENERATE(temperature),
-     .default_value = "0",
-     .min = 0,
-     .max = 100,
-     .help = "0 takes the most likely token; higher is more varied."},
-    {.name = "top-p",
-     .type = SPIN_OPTION_DOUBLE,
-     GENERATE(top_p),
-     .default_value = "1",
-     .min = 0,
-     .max = 1,
-     .help = "Draws from the most likely tokens that hold this much probability; 1 is off."},
-    {.name = "top-k",
-     .type = SPIN_OPTION_U32,
-     GENERATE(top_k),
-     .default_value = "0",
-     NO_RANGE,
-     .help = "Draws from this many most likely tokens; 0 is off."},
-    {.name = "min-p",
-     .type = SPIN_OPTION_DOUBLE,
-     GENERATE(min_p),
-     .default_value = "0",
-     .min = 0,
-     .max = 1,
-     .help = "Leaves out tokens less likely than this share of the most likely one; 0 is off."},
-    {.name = "seed",
-     .type = SPIN_OPTION_U64,
-     GENERATE(seed),
-     .default_value = "0",
-     NO_RANGE,
-     .help = "The same seed draws the same tokens."},
-    {.name = "stop",
-     .type = SPIN_OPTION_STRING,
-     GENERATE(stop),
-     NO_RANGE,
-     .help = "Ends the output before this text; one text of at most 256 bytes."},
     {.name = "ignore-eos",
      .type = SPIN_OPTION_BOOL,
      GENERATE(ignore_eos),
@@ -103,20 +145,14 @@ static const struct spin_option generate_options[] = {
      GENERATE(logprobs),
      .default_value = "false",
      NO_RANGE,
-     .help = "Prints each token's log probability at the end, to standard error or into the JSON."},
+     .help = "Prints each token's id and log probability at the end, to standard error or into "
+             "the JSON."},
     {.name = "deadline",
      .type = SPIN_OPTION_DURATION,
      GENERATE(deadline_ns),
      .default_value = "0",
      NO_RANGE,
      .help = "Gives up after this long; 0: never."},
-    {CONNECT_TIMEOUT_ROW, GENERATE(connect_timeout_ns)},
-    {.name = "stats",
-     .type = SPIN_OPTION_BOOL,
-     GENERATE(stats),
-     .default_value = "true",
-     NO_RANGE,
-     .help = "Prints the timings to standard error at the end."},
     {.name = "json",
      .type = SPIN_OPTION_BOOL,
      GENERATE(json),
@@ -129,7 +165,7 @@ static const struct spin_option generate_options[] = {
 const struct spin_config_spec spin_generate_config_spec = {
     .program = "spin generate",
     .synopsis = "[PROMPT]",
-    .about = "Asks a worker to answer or continue a prompt and prints the text as it comes.\n"
+    .about = "Asks the cluster to answer or continue a prompt and prints the text as it comes.\n"
              "Exits with 0 after an answer, 1 after an error, 2 for wrong options, 130 after "
              "Ctrl-C.",
     .options = generate_options,
@@ -137,15 +173,84 @@ const struct spin_config_spec spin_generate_config_spec = {
     .positional_max = 1,
 };
 
+static const struct spin_option chat_options[] = {
+    ROUTER_ROWS(struct spin_chat_options),
+    SAMPLING_ROWS(struct spin_chat_options, "512", "false"),
+};
+
+const struct spin_config_spec spin_chat_config_spec = {
+    .program = "spin chat",
+    .synopsis = "",
+    .about = "Talks with the model: a line is a message, the answer appears as it is made, and\n"
+             "the conversation is kept. /help lists what else there is. Ctrl-C stops an answer,\n"
+             "Ctrl-D ends the program. When the conversation grows over the model's limit, its\n"
+             "oldest turns are forgotten, which is said. --max-tokens is at most half of that\n"
+             "limit here. Lines may also come from a pipe; then the first error ends the program.",
+    .options = chat_options,
+    .option_count = SPIN_ARRAY_COUNT(chat_options),
+};
+
 static const struct spin_option status_options[] = {
-    {WORKER_ROW, STATUS(worker)},
-    {CONNECT_TIMEOUT_ROW, STATUS(connect_timeout_ns)},
+    ROUTER_ROWS(struct spin_status_options),
+    {.name = "watch",
+     .type = SPIN_OPTION_BOOL,
+     STATUS(watch),
+     .default_value = "false",
+     NO_RANGE,
+     .help = "Draws the table again every second, until Ctrl-C."},
+    {.name = "json",
+     .type = SPIN_OPTION_BOOL,
+     STATUS(json),
+     .default_value = "false",
+     NO_RANGE,
+     .help = "Prints one JSON object a time instead of a table."},
 };
 
 const struct spin_config_spec spin_status_config_spec = {
     .program = "spin status",
     .synopsis = "",
-    .about = "Prints who a worker is, what it can hold and how busy it is.",
+    .about = "Prints who is in the cluster, as one router sees it: roles, load, use of the KV\n"
+             "cache, and how long ago each member spoke.",
     .options = status_options,
     .option_count = SPIN_ARRAY_COUNT(status_options),
 };
+
+/* --- stop --- */
+
+spin_status spin_stops_init(struct spin_stops *stops, const char *option, struct spin_error *err)
+{
+    *stops = (struct spin_stops){.count = 0};
+    if (option == NULL) {
+        return SPIN_OK;
+    }
+    stops->bytes = strdup(option);
+    if (stops->bytes == NULL) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "--stop: %zu bytes", strlen(option));
+    }
+    spin_status status = SPIN_OK;
+    char *text = stops->bytes;
+    while (text != NULL && status == SPIN_OK) {
+        char *separator = strstr(text, SPIN_STOP_SEPARATOR);
+        if (separator != NULL) {
+            *separator = '\0';
+        }
+        if (text[0] == '\0') {
+            status = spin_fail(err, SPIN_ERR_INVALID, "--stop: text %u is empty", stops->count + 1);
+        } else if (stops->count == SPIN_STOPS_MAX) {
+            status = spin_fail(err, SPIN_ERR_LIMIT, "--stop: more than %u texts", SPIN_STOPS_MAX);
+        } else {
+            stops->texts[stops->count++] = text;
+        }
+        text = separator == NULL ? NULL : separator + strlen(SPIN_STOP_SEPARATOR);
+    }
+    if (status != SPIN_OK) {
+        spin_stops_deinit(stops);
+    }
+    return status;
+}
+
+void spin_stops_deinit(struct spin_stops *stops)
+{
+    free(stops->bytes);
+    *stops = (struct spin_stops){.count = 0};
+}

@@ -1,30 +1,22 @@
-/* prompt: the prompt's text from wherever it is, as tokens.
+/* prompt: the prompt's text from wherever it is.
  *
- * Why        Argument, file and standard input are one thing after this; so are chat and raw
- *            prompts.
- * Ownership  A spin_prompt owns its tokens until deinit.
- * Threading  The main thread; read blocks on standard input.
- * Units      Bytes of UTF-8, tokens.
- * Errors     INVALID: no prompt, or two. NOT_FOUND, IO, LIMIT: the file. UNSUPPORTED: the
- *            template. */
+ * Why        Argument, file and standard input are one thing after this.
+ * Ownership  The text is the caller's: free.
+ * Threading  The main thread; reading standard input blocks.
+ * Units      Bytes of UTF-8.
+ * Errors     INVALID: no prompt, two, an empty one, or one with a NUL. NOT_FOUND, IO, LIMIT: the
+ *            file. NO_MEMORY. */
 #pragma once
 
 #include "client/options.h"
-#include "model/text/tokenizer.h"
 
 SPIN_BEGIN_DECLS
 
-struct spin_prompt {
-    int32_t *tokens;
-    uint64_t count;
-};
+#define SPIN_PROMPT_BYTES_MAX (UINT64_C(16) << 20) /* a router takes no more */
 
-/* `argument`: the bare argument, or NULL. */
-SPIN_MUST_USE spin_status spin_prompt_init(struct spin_prompt *prompt,
-                                           const struct spin_generate_options *options,
-                                           const char *argument,
-                                           const struct spin_tokenizer *tokenizer,
+/* `argument`: the bare argument, or NULL. *out is NUL-terminated. */
+SPIN_MUST_USE spin_status spin_prompt_read(const struct spin_generate_options *options,
+                                           const char *argument, char **out,
                                            struct spin_error *err);
-void spin_prompt_deinit(struct spin_prompt *prompt);
 
 SPIN_END_DECLS
