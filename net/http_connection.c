@@ -3,13 +3,13 @@
 
 #include <uv.h>
 
-#include <errno.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
-/* What a client may send before the reply to what it sent before has left. */
+/* What a client may send before the reply to what it sent before has left. While the reply is being
+ * made, more than that is discarded and the connection closes after the reply: to stop reading
+ * would hide from us that the client has gone. */
 #define AHEAD_BYTES_MAX SPIN_HTTP_READ_BYTES
 /* An idle connection keeps an output buffer so small. */
 #define OUT_KEEP_BYTES 2048u
@@ -289,8 +289,24 @@ static bool parse_step(struct spin_http_connection *connection, const char *byte
     return false;
 }
 
-/* Parses until a request waits for its reply, or for its client to read the one before. What is
- * left over is kept: at most one read buffer, since nothing is read while it is there. */
+/* At most one read buffer is kept: see on_alloc. */
+static void keep_ahead(struct spin_http_connection *connection, const char *bytes, uint64_t count)
+{
+    if (connection->is_overrun) {
+        connection->drain_bytes += count;
+        return;
+    }
+    if (!spin_http_buffer_append(&connection->ahead, bytes, count)) {
+        spin_http_connection_lose(connection);
+    }
+    if (connection->ahead.count >= AHEAD_BYTES_MAX && connection->phase == SPIN_HTTP_REPLY) {
+        connection->is_overrun = true;
+        connection->exchange.keep_alive = false;
+        spin_http_buffer_release(&connection->ahead);
+    }
+}
+
+/* Parses until a request waits for its reply, or for its client to read the one before. */
 static void consume(struct spin_http_connection *connection, const char *bytes, uint64_t count)
 {
     uint64_t at = 0;
@@ -307,8 +323,8 @@ static void consume(struct spin_http_connection *connection, const char *bytes, 
     }
     if (connection->phase != SPIN_HTTP_READ && connection->phase != SPIN_HTTP_REPLY) {
         connection->drain_bytes += count - at;
-    } else if (!spin_http_buffer_append(&connection->ahead, bytes + at, count - at)) {
-        spin_http_connection_lose(connection);
+    } else {
+        keep_ahead(connection, bytes + at, count - at);
     }
     spin_http_connection_mark(connection);
 }
@@ -452,17 +468,6 @@ void spin_http_connection_turn(struct spin_http_connection *connection)
     }
 }
 
-/* With reading stopped, its end is not seen by reading: the client sent ahead all that we keep. */
-static bool has_left(struct spin_http_connection *connection)
-{
-    struct tcp_info info;
-    socklen_t info_bytes = sizeof info;
-    int fd = -1;
-    return uv_fileno((uv_handle_t *)&connection->tcp, &fd) != 0 ||
-           getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &info_bytes) != 0 ||
-           info.tcpi_state != TCP_ESTABLISHED;
-}
-
 static void cut_slow(struct spin_http_connection *connection)
 {
     connection->server->stats.slow_clients++;
@@ -501,11 +506,6 @@ void spin_http_connection_sweep(struct spin_http_connection *connection, uint64_
             spin_http_connection_cut(connection);
         }
         break;
-    case SPIN_HTTP_REPLY:
-        if (!connection->is_reading && has_left(connection)) {
-            spin_http_connection_cut(connection);
-        }
-        break;
     case SPIN_HTTP_DRAIN:
         if (connection->is_shut &&
             (quiet_ns > DRAIN_IDLE_NS ||
@@ -513,6 +513,7 @@ void spin_http_connection_sweep(struct spin_http_connection *connection, uint64_
             spin_http_connection_cut(connection);
         }
         break;
+    case SPIN_HTTP_REPLY: /* takes as long as the handler wants */
     case SPIN_HTTP_CLOSED:
         break;
     }

@@ -125,7 +125,7 @@ struct spin_http_exchange {
  */
 enum spin_http_phase {
     SPIN_HTTP_READ,  /* between requests or inside one */
-    SPIN_HTTP_REPLY, /* the handler has the exchange; what comes is kept for later */
+    SPIN_HTTP_REPLY, /* the handler has the exchange; what comes is kept for later, up to a limit */
     SPIN_HTTP_DRAIN, /* our last bytes leave; what comes is discarded, or closing would reset it */
     SPIN_HTTP_CLOSED /* the socket is given back, or about to be */
 };
@@ -148,10 +148,11 @@ struct spin_http_connection {
     enum spin_http_phase phase;
     bool in_request; /* READ: a byte of it has come */
     bool is_reading;
-    bool is_lost; /* to be closed at the end of this turn */
-    bool is_shut; /* DRAIN: our side is closed */
-    bool has_eof; /* the client's side is */
-    bool is_torn; /* DRAIN: ends with a reset */
+    bool is_overrun; /* REPLY: too much was sent ahead; the connection closes after the reply */
+    bool is_lost;    /* to be closed at the end of this turn */
+    bool is_shut;    /* DRAIN: our side is closed */
+    bool has_eof;    /* the client's side is */
+    bool is_torn;    /* DRAIN: ends with a reset */
     bool is_closed;
     char peer[SPIN_NET_ADDRESS_BYTES];
 };

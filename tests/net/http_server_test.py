@@ -1,8 +1,10 @@
 """The HTTP server against Python's client and raw sockets: what a well-behaved client gets, and what
 becomes of the others. Every limit is reached, and its counter is looked at."""
 
+import contextlib
 import http.client
 import json
+import random
 import resource
 import socket
 import threading
@@ -294,17 +296,25 @@ def test_leaving_before_or_after_is_nobodys_loss(server):
     assert after["refused"] == before["refused"]
 
 
-def test_a_client_that_sent_ahead_all_we_keep_is_noticed_too(server):
+def test_a_client_that_sends_ahead_more_than_we_keep_is_noticed_too(server):
     before = server.stats()
     raw = server.connect()
     raw.sendall(b"GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
     receive_until(raw, HELD)
-    ahead = GET + b"\r\n"
-    raw.sendall(ahead * (100_000 // len(ahead)))  # more would stay with the client, and its end too
-    time.sleep(0.1)
-    assert 64 * 1024 <= server.stats()["bytes_in"] - before["bytes_in"] < 70_000
+    resident = server.resident_bytes()
+    raw.sendall((GET + b"\r\n") * 100_000)
+    assert server.resident_bytes() - resident < 1_000_000
+    assert server.stats()["requests"] - before["requests"] == 1 + 1  # and the look at it
     raw.close()
-    assert server.wait_stat("gone", before["gone"] + 1) < 1
+    assert server.wait_stat("gone", before["gone"] + 1) < 0.1
+
+
+def test_more_ahead_than_we_keep_ends_the_connection_after_the_reply(server):
+    raw = server.connect()
+    raw.sendall(b"GET /late?200 HTTP/1.1\r\nHost: a\r\n\r\n" + (GET + b"\r\n") * 10_000)
+    status, headers, body = parse(receive_all(raw))
+    assert (status, headers["Connection"], body) == (200, "close", b"late")
+    raw.close()
 
 
 # Clients that are slow
@@ -453,6 +463,53 @@ def test_close_under_load():
 
 
 # Many
+
+
+def test_a_storm_of_clients_leaves_nothing_behind():
+    requests = [GET + b"\r\n", POST + b"Content-Length: 70000\r\n\r\n" + b"x" * 70000,
+                POST + b"Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n",
+                b"GET /big?400000 HTTP/1.1\r\n" + HOST + b"\r\n",
+                b"GET /stream?30 HTTP/1.1\r\n" + HOST + b"\r\n",
+                b"GET /stream?30 HTTP/1.0\r\n\r\n", b"GET /burst?500 HTTP/1.1\r\n" + HOST + b"\r\n",
+                b"GET /late?20 HTTP/1.1\r\n" + HOST + b"\r\n", b"nonsense\r\n\r\n",
+                b"GET /torn HTTP/1.1\r\n" + HOST + b"\r\n", b"GET /hold HTTP/1.1\r\n" + HOST + b"\r\n",
+                b"HEAD /stream?9 HTTP/1.1\r\n" + HOST + b"\r\n",
+                b"GET /flood HTTP/1.1\r\n" + HOST + b"\r\n"]
+
+    def one_client(chance):
+        raw = server.connect()
+        raw.settimeout(0.02)
+        script = b"".join(chance.choices(requests, k=chance.randint(1, 5)))
+        while script and chance.random() > 0.03:
+            piece = chance.choice((1, 7, 100, 5000, 100000))
+            try:
+                script = script[raw.send(script[:piece]):]
+                if chance.random() < 0.3:
+                    raw.recv(chance.choice((1, 1000, 100000)))
+            except TimeoutError:
+                pass
+            except OSError:
+                break  # it refused something of ours and went
+        chance.choice((socket.socket.close, reset, lambda raw: raw.shutdown(socket.SHUT_WR)))(raw)
+        raw.close()
+
+    def work(seed):
+        chance = random.Random(seed)
+        for _ in range(60):
+            with contextlib.suppress(OSError):
+                one_client(chance)
+
+    with running(write_bytes_max=300_000, write_timeout=500) as server:
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        server.wait_stat("exchanges_open", 1)
+        server.wait_stat("connections_open", 1)
+        after = server.stats()
+        assert after["requests"] > 300 and after["gone"] > 30 and after["refused"] > 10
+        assert after["gone"] == after["gone_calls"]
 
 
 def test_5000_streams_are_held_at_once():
