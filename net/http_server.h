@@ -7,6 +7,8 @@
  *                                        \.. stream_begin, write..., end      --> chunks
  *                                   gone(): the client left, or was cut off, before the end
  *
+ *            Of what a client sends ahead during a reply 64 KiB are kept for afterwards; after more
+ *            the connection closes with that reply.
  * Ownership  The server owns its connections. The handler holds an exchange from request until it
  *            ends it with respond or stream_end, which it does exactly once, also after gone. The
  *            request's texts are valid until then; bodies given to us are copied.

@@ -146,6 +146,40 @@ static void test_messages_do_not_starve_timers(void **state)
     spin_loop_destroy(echo.loop);
 }
 
+/* How many write calls this process has made, by the kernel's count. */
+static uint64_t write_calls(void)
+{
+    unsigned long long calls = 0;
+    char line[64];
+    FILE *file = fopen("/proc/self/io", "re");
+    if (file == NULL) {
+        skip(); /* a kernel without this count */
+    }
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (strncmp(line, "syscw: ", 7) == 0) {
+            calls = strtoull(line + 7, NULL, 10);
+        }
+    }
+    (void)fclose(file);
+    return calls;
+}
+
+static void test_many_messages_wake_once(void **state)
+{
+    (void)state;
+    struct tally tally = {.loop = make_loop(), .in_order = true};
+    static struct numbered messages[MESSAGES];
+    struct producer producer = {.tally = &tally};
+    tally.messages[0] = messages;
+    const uint64_t before = write_calls();
+    (void)produce(&producer);
+    assert_int_equal(write_calls() - before, 1);
+    spin_loop_run(tally.loop);
+    assert_int_equal(tally.count, MESSAGES);
+    assert_true(tally.in_order);
+    spin_loop_destroy(tally.loop);
+}
+
 static void test_run_ends_when_nothing_is_left(void **state)
 {
     (void)state;
@@ -450,6 +484,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_producers_order_holds),
         cmocka_unit_test(test_messages_do_not_starve_timers),
+        cmocka_unit_test(test_many_messages_wake_once),
         cmocka_unit_test(test_run_ends_when_nothing_is_left),
         cmocka_unit_test(test_destroy_runs_what_was_posted),
         cmocka_unit_test(test_work_runs_elsewhere_and_is_done_here),
