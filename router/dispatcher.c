@@ -23,37 +23,6 @@
 /* The moving average of how long a sequence is at its worker takes in 1/8 of each. */
 #define SERVICE_WEIGHT 0.125
 
-/* Entered from outside it runs to the end before anything is freed: sinks may call submit and cancel
- * in the middle of every walk, so what is over stays in its lists until `depth` is 0 again. */
-struct spin_dispatcher {
-    struct spin_dispatcher_config config;
-    struct spin_dispatcher_parts parts;
-    struct spin_loop_message pump; /* places what waits, on the loop's next turn */
-    bool pump_posted;
-    bool destroyed; /* with the pump still posted: it frees this */
-    uint32_t depth;
-    struct spin_timer *timer;
-    struct spin_rpc_thread *thread;
-    struct spin_members *members;
-    struct spin_admission *admission;
-    struct spin_salt *salts; /* by tenant; NULL: none */
-    struct spin_list links;
-    uint64_t links_made;
-    struct spin_list open; /* generations, those that are over included until they are freed */
-    struct spin_list dead;
-    uint32_t running;
-    struct spin_delta_text text;
-    struct spin_worker_view views[SPIN_MEMBERS_MAX];
-    uint64_t ticked_ns;
-    uint64_t silence_floor_ns; /* nobody is blamed for not having been heard before */
-    uint64_t no_worker_ns;     /* since when none is there; SPIN_NO_DEADLINE: one is */
-    double service_ns;         /* of a sequence at its worker, moving average */
-    bool draining;
-    uint64_t drain_deadline_ns;
-    void (*drained)(void *context);
-    void *drained_context;
-};
-
 static uint64_t now_of(const struct spin_dispatcher *dispatcher)
 {
     return spin_loop_now_ns(dispatcher->parts.loop);
@@ -79,7 +48,7 @@ static uint32_t alive_count(const struct spin_dispatcher *dispatcher)
 
 /* --- entering and leaving --- */
 
-static void schedule(struct spin_dispatcher *dispatcher)
+void spin_dispatcher_schedule(struct spin_dispatcher *dispatcher)
 {
     if (!dispatcher->pump_posted) {
         dispatcher->pump_posted = true;
@@ -116,110 +85,7 @@ static void leave(struct spin_dispatcher *dispatcher)
                      spin_admission_count(dispatcher->admission));
     spin_metrics_set(dispatcher->parts.metrics, SPIN_ROUTER_METRIC_RUNNING, dispatcher->running);
     if (dispatcher->drained != NULL && dispatcher->open.count == 0) {
-        schedule(dispatcher);
-    }
-}
-
-/* --- workers --- */
-
-static bool is_usable(const struct spin_member *member)
-{
-    return member->view.takes && member->link != NULL;
-}
-
-/* One that fails again and again counts as none. */
-static void note_workers(struct spin_dispatcher *dispatcher)
-{
-    bool found = false;
-    for (uint32_t i = 0; i < spin_members_count(dispatcher->members) && !found; i++) {
-        const struct spin_member *member = spin_members_at(dispatcher->members, i);
-        const struct spin_worker_link *link = member->link;
-        found = is_usable(member) && link->failures == 0;
-    }
-    if (found) {
-        dispatcher->no_worker_ns = SPIN_NO_DEADLINE;
-    } else if (dispatcher->no_worker_ns == SPIN_NO_DEADLINE) {
-        dispatcher->no_worker_ns = now_of(dispatcher);
-    }
-    spin_metrics_set(dispatcher->parts.metrics, SPIN_ROUTER_METRIC_WORKERS,
-                     spin_members_ready(dispatcher->members));
-}
-
-static void unlink_member(struct spin_member *member)
-{
-    struct spin_worker_link *link = member->link;
-    if (link != NULL) {
-        link->heard_ns = SPIN_MAX(link->heard_ns, member->heard_ns);
-        link->member = NULL;
-        member->link = NULL;
-    }
-}
-
-static void make_link(struct spin_dispatcher *dispatcher, struct spin_member *member)
-{
-    const struct spin_rpc_client_config config = {.target = member->address,
-                                                  .bearer = dispatcher->config.worker_token,
-                                                  .tls = dispatcher->config.worker_tls};
-    struct spin_worker_link *link = NULL;
-    struct spin_error err = {0};
-    if (spin_worker_link_create(dispatcher->thread, &config, member, &link, &err) != SPIN_OK) {
-        SPIN_ERROR("no connection to worker: id=%s address=%s: %s", member->id, member->address,
-                   err.text);
-        return;
-    }
-    dispatcher->links_made++;
-    link->serial = dispatcher->links_made;
-    link->member = member;
-    member->link = link;
-    spin_list_push_back(&dispatcher->links, &link->link);
-}
-
-/* A new Join: what the worker did before is forgotten, and it is used at once. */
-static void welcome(struct spin_dispatcher *dispatcher, struct spin_member *member)
-{
-    SPIN_INFO("member joined: id=%s address=%s role=%s version=%s", member->id, member->address,
-              member->role, member->version);
-    if (member->kind != SPIN__V1__MEMBER_KIND__MEMBER_WORKER) {
-        return;
-    }
-    const struct spin_worker_link *old = member->link;
-    if (old != NULL && strcmp(old->address, member->address) != 0) {
-        unlink_member(member);
-    }
-    if (member->link == NULL) {
-        make_link(dispatcher, member);
-    } else {
-        spin_worker_link_forgive(member->link);
-    }
-}
-
-static void on_member_changed(void *context, struct spin_member *member)
-{
-    struct spin_dispatcher *dispatcher = context;
-    if (member->joined && member->linked_ns != member->joined_ns) {
-        member->linked_ns = member->joined_ns;
-        welcome(dispatcher, member);
-    }
-    if (!member->joined) {
-        SPIN_INFO("member gone: id=%s goodbye=%s", member->id, member->goodbye ? "yes" : "no");
-        count(dispatcher, SPIN_ROUTER_METRIC_WORKERS_LOST,
-              !member->goodbye && member->kind == SPIN__V1__MEMBER_KIND__MEMBER_WORKER ? 1 : 0);
-    }
-    note_workers(dispatcher);
-    schedule(dispatcher);
-}
-
-/* Links without a row and without calls. */
-static void destroy_idle_links(struct spin_dispatcher *dispatcher)
-{
-    struct spin_link *at = spin_list_first(&dispatcher->links);
-    while (at != NULL) {
-        struct spin_worker_link *link = SPIN_CONTAINER_OF(at, struct spin_worker_link, link);
-        at = spin_list_next(&dispatcher->links, at);
-        if (link->member == NULL && link->calls.count == 0) {
-            spin_list_remove(&dispatcher->links, &link->link);
-            spin_worker_link_destroy(link);
-        }
+        spin_dispatcher_schedule(dispatcher);
     }
 }
 
@@ -275,7 +141,7 @@ static void detach_call(struct spin_dispatcher *dispatcher, struct spin_generati
     generation->call = NULL;
     SPIN_ASSERT_GT(dispatcher->running, 0);
     dispatcher->running--;
-    schedule(dispatcher); /* somebody who waits may have it */
+    spin_dispatcher_schedule(dispatcher); /* somebody who waits may have it */
 }
 
 static void requeue(struct spin_dispatcher *dispatcher, struct spin_generation *generation,
@@ -286,7 +152,7 @@ static void requeue(struct spin_dispatcher *dispatcher, struct spin_generation *
                                                    now_of(dispatcher), true, NULL);
     SPIN_ASSERT_EQ(status, SPIN_OK); /* no limit holds it back */
     generation->queued = true;
-    schedule(dispatcher);
+    spin_dispatcher_schedule(dispatcher);
 }
 
 /* `link`: of the call that was open when the event came; NULL: none was. */
@@ -305,7 +171,7 @@ static void apply(struct spin_dispatcher *dispatcher, struct spin_generation *ge
         } else {
             spin_worker_link_full(link, now_of(dispatcher));
         }
-        note_workers(dispatcher);
+        spin_dispatcher_note_workers(dispatcher);
     }
     switch (step->next) {
     case SPIN_SEQUENCE_STAY:
@@ -414,7 +280,8 @@ static uint32_t choose(struct spin_dispatcher *dispatcher, const struct spin_gen
         const struct spin_member *member = spin_members_at(dispatcher->members, i);
         const struct spin_worker_link *link = member->link;
         dispatcher->views[i] = member->view;
-        dispatcher->views[i].takes = is_usable(member) && !spin_worker_link_is_paused(link, now_ns);
+        dispatcher->views[i].takes =
+            spin_dispatcher_is_usable(member) && !spin_worker_link_is_paused(link, now_ns);
         if (link != NULL && link->serial == generation->avoid) {
             request.avoid = i;
         }
@@ -491,6 +358,11 @@ static void place_waiting(struct spin_dispatcher *dispatcher)
     }
 }
 
+static void release_memory(struct spin_dispatcher *dispatcher)
+{
+    free(dispatcher);
+}
+
 static void report_drained(struct spin_dispatcher *dispatcher)
 {
     void (*drained)(void *) = dispatcher->drained;
@@ -504,7 +376,7 @@ static void on_pump(struct spin_loop_message *message)
 {
     struct spin_dispatcher *dispatcher = SPIN_CONTAINER_OF(message, struct spin_dispatcher, pump);
     if (dispatcher->destroyed) {
-        free(dispatcher);
+        release_memory(dispatcher);
         return;
     }
     dispatcher->pump_posted = false;
@@ -549,14 +421,14 @@ static void on_tick(void *context)
     }
     dispatcher->ticked_ns = now_ns;
     spin_members_expire(dispatcher->members, now_ns);
-    note_workers(dispatcher);
+    spin_dispatcher_note_workers(dispatcher);
     SPIN_LIST_FOREACH (&dispatcher->open, at) {
         struct spin_generation *generation = SPIN_CONTAINER_OF(at, struct spin_generation, open);
         if (generation->sequence.phase != SPIN_SEQUENCE_ENDED) {
             tick_generation(dispatcher, generation, now_ns);
         }
     }
-    destroy_idle_links(dispatcher);
+    spin_dispatcher_destroy_idle_links(dispatcher);
     place_waiting(dispatcher); /* pauses may be over */
     leave(dispatcher);
 }
@@ -565,7 +437,7 @@ static void on_member_left(void *context, struct spin_member *member, bool repla
 {
     struct spin_dispatcher *dispatcher = context;
     struct spin_worker_link *link = member->link;
-    unlink_member(member);
+    spin_dispatcher_unlink_member(member);
     if (link == NULL || !replaced) {
         return;
     }
@@ -621,7 +493,7 @@ static spin_status build(struct spin_dispatcher *dispatcher, struct spin_error *
         .vocab = expected_vocab(dispatcher->parts.tokenizer),
         .suspect_ns = SUSPECT_INTERVALS * config->status_interval_ns,
         .context = dispatcher,
-        .changed = on_member_changed,
+        .changed = spin_dispatcher_member_changed,
         .left = on_member_left};
     const struct spin_admission_config admission = {
         .queue_max = config->queue_max,
@@ -703,7 +575,7 @@ void spin_dispatcher_destroy(struct spin_dispatcher *dispatcher)
     free(dispatcher->text.bytes);
     dispatcher->destroyed = true;
     if (!dispatcher->pump_posted) {
-        free(dispatcher);
+        release_memory(dispatcher);
     }
 }
 
@@ -743,7 +615,7 @@ static spin_status enqueue(struct spin_dispatcher *dispatcher, struct spin_gener
     }
     generation->queued = true;
     spin_list_push_back(&dispatcher->open, &generation->open);
-    schedule(dispatcher);
+    spin_dispatcher_schedule(dispatcher);
     return SPIN_OK;
 }
 

@@ -59,8 +59,8 @@ SPIN_MUST_USE spin_status spin_dispatcher_create(const struct spin_dispatcher_co
                                                  const struct spin_dispatcher_parts *parts,
                                                  struct spin_dispatcher **out,
                                                  struct spin_error *err);
-/* No new generations; those that are open go on, and what is left after grace_ns ends with SHUTDOWN.
- * `drained` is called once, later, when the last has ended. */
+/* No new generations; those that are open go on, and what is left after grace_ns ends with
+ * SHUTDOWN. `drained` is called once, later, when the last has ended. */
 void spin_dispatcher_drain(struct spin_dispatcher *dispatcher, uint64_t grace_ns,
                            void (*drained)(void *context), void *context);
 void spin_dispatcher_destroy(struct spin_dispatcher *dispatcher); /* drained; NULL is allowed */

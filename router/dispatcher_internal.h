@@ -1,7 +1,8 @@
-/* dispatcher_internal: what the files of the dispatcher share: one generation, from asked to ended.
+/* dispatcher_internal: what the files of the dispatcher share.
  *
- * Why        dispatcher.c decides when and where; dispatcher_generation.c holds what was asked and
- *            turns what comes from workers into what the sink gets.
+ * Why        dispatcher.c decides when and where; dispatcher_workers.c knows who is there;
+ *            dispatcher_generation.c holds what was asked and turns what comes from workers into
+ *            what the sink gets.
  * Ownership  The dispatcher owns its generations.
  * Threading  The loop's thread only.
  * Units      Tokens, nanoseconds.
@@ -10,6 +11,7 @@
 
 #include "base/arena.h"
 #include "base/list.h"
+#include "kvstore/block/key.h"
 #include "router/dispatcher.h"
 #include "router/policy/admission.h"
 #include "router/session/sequence.h"
@@ -61,6 +63,51 @@ struct spin_delta_text {
     uint64_t capacity;
 };
 
+/* Entered from outside it runs to the end before anything is freed: sinks may submit and cancel in
+ * the middle of every walk, so what is over stays in its lists until `depth` is 0 again. */
+struct spin_dispatcher {
+    struct spin_dispatcher_config config;
+    struct spin_dispatcher_parts parts;
+    struct spin_loop_message pump; /* places what waits, on the loop's next turn */
+    bool pump_posted;
+    bool destroyed; /* with the pump still posted: it frees this */
+    uint32_t depth;
+    struct spin_timer *timer;
+    struct spin_rpc_thread *thread;
+    struct spin_members *members;
+    struct spin_admission *admission;
+    struct spin_salt *salts; /* by tenant; NULL: none */
+    struct spin_list links;
+    uint64_t links_made;
+    struct spin_list open; /* generations, those that are over included until they are freed */
+    struct spin_list dead;
+    uint32_t running;
+    struct spin_delta_text text;
+    struct spin_worker_view views[SPIN_MEMBERS_MAX];
+    uint64_t ticked_ns;
+    uint64_t silence_floor_ns; /* nobody is blamed for not having been heard before */
+    uint64_t no_worker_ns;     /* since when none is there; SPIN_NO_DEADLINE: one is */
+    double service_ns;         /* of a sequence at its worker, moving average */
+    bool draining;
+    uint64_t drain_deadline_ns;
+    void (*drained)(void *context);
+    void *drained_context;
+};
+
+/* dispatcher.c: places what waits, on the loop's next turn. */
+void spin_dispatcher_schedule(struct spin_dispatcher *dispatcher);
+
+/* dispatcher_workers.c */
+bool spin_dispatcher_is_usable(const struct spin_member *member);
+/* Since when nobody is there, and how many are. One that fails again and again counts as none. */
+void spin_dispatcher_note_workers(struct spin_dispatcher *dispatcher);
+void spin_dispatcher_member_changed(void *context, struct spin_member *member);
+/* Its row goes; calls on its connection go on. */
+void spin_dispatcher_unlink_member(struct spin_member *member);
+/* Links without a row and without calls. */
+void spin_dispatcher_destroy_idle_links(struct spin_dispatcher *dispatcher);
+
+/* dispatcher_generation.c */
 SPIN_MUST_USE spin_status spin_generation_create(const struct spin_generation_request *request,
                                                  const struct spin_tokenizer *tokenizer,
                                                  const struct spin_sequence_config *sequence,

@@ -188,7 +188,7 @@ static spin_status check_vocab(const struct spin_members *members, const struct 
     return SPIN_OK;
 }
 
-/* Not against rows whose stream is over: a cluster that stops may start again with another model. */
+/* Not against rows whose stream is over: a cluster that stops may start with another model. */
 static spin_status check_model_id(const struct spin_members *members, const struct spin_member *row,
                                   struct spin_error *err)
 {

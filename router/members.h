@@ -1,14 +1,14 @@
 /* members: the table of who is in the cluster, as they said themselves and when.
  *
- * Why        Placement, health, Describe and limits look at the same rows. A member is the authority
- *            on its role, drain and load (D12); what the router adds is how long ago it spoke and
- *            what was sent to it since.
+ * Why        Placement, health, Describe and limits look at the same rows. A member is the
+ *            authority on its role, drain and load (D12); what the router adds is how long ago it
+ *            spoke and what was sent to it since.
  * Rules      A worker is taken when its protocol is ours, its vocabulary is the tokenizer's (models
  *            pad theirs: up to SPIN_MEMBERS_VOCAB_PADDING more), its name is `model_name` where one
  *            was given, and its model id is that of the workers that stand in the table now: a
  *            sequence moves between them, so their weights must be equal.
- * Ownership  Owns copies of what members said. A member's pointer is valid until it is removed, which
- *            `left` announces.
+ * Ownership  Owns copies of what members said. A member's pointer is valid until it is removed,
+ *            which `left` announces.
  * Threading  The loop's thread only.
  * Units      Tokens, nanoseconds.
  * Errors     join: PEER_MISMATCH (another model, vocabulary or protocol), INVALID (a field is

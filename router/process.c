@@ -1,8 +1,8 @@
 /* Up:    tokenizer, tenants, loop, dispatcher, doors (cluster, inference), gRPC (binds), HTTP
  *        (binds), port file, gRPC threads, ready.
  * Down:  a signal; health says so and new work is refused; streams end within the grace; HTTP sends
- *        its last bytes; Joins end; gRPC stops, off the loop, which answers what is open until then;
- *        destroy in the opposite order. */
+ *        its last bytes; Joins end; gRPC stops, off the loop, which answers what is open until
+ *        then; destroy in the opposite order. */
 #include "router/process.h"
 
 #include "base/assert.h"
@@ -358,7 +358,7 @@ static void on_signal(void *context, int number)
                           process);
 }
 
-static void take_down(struct process *process)
+static void destroy_parts(struct process *process)
 {
     if (process->port_file_written) {
         (void)unlink(process->options->port_file);
@@ -391,7 +391,7 @@ int spin_router_process_run(const struct spin_router_options *options,
     } else {
         SPIN_ERROR("cannot start: %s", err.text);
     }
-    take_down(&process);
+    destroy_parts(&process);
     if (status == SPIN_OK) {
         SPIN_INFO("stopped");
     }

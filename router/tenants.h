@@ -1,7 +1,7 @@
 /* tenants: who may ask, and in whose name.
  *
- * Why        Queues, fairness and (through salts) reuse of KV are per tenant, so a key must say whose
- *            it is. Without any key everyone is the tenant "default".
+ * Why        Queues, fairness and (through salts) reuse of KV are per tenant, so a key must say
+ *            whose it is. Without any key everyone is the tenant "default".
  * Ownership  Owns its copies of keys and names.
  * Threading  Immutable after create: any thread.
  * Units      Index 0..count-1.

@@ -1,8 +1,8 @@
 /* worker_link: the router's connection to one worker, and the Generate calls on it.
  *
  * Why        Answers arrive on the rpc thread and belong to the loop's. A call copies them into an
- *            inbox and posts itself once; the loop takes everything that came meanwhile in one turn,
- *            so a thousand tokens cost one wake-up, and none of them an allocation.
+ *            inbox and posts itself once; the loop takes everything that came meanwhile in one
+ *            turn, so a thousand tokens cost one wake-up, and none of them an allocation.
  *
  *            A worker that fails is left alone for a pause that doubles (100 ms .. 5 s), one that
  *            says it is full for a shorter one (20 ms .. 500 ms). A word on a call that was made

@@ -1,7 +1,7 @@
 /* cluster: gRPC spin.v1.Cluster: Join and Describe.
  *
- * Why        Members dial in and say what they are (D12); the table that this fills is what placement
- *            reads. Join's messages are posted to the loop in their order.
+ * Why        Members dial in and say what they are (D12); the table that this fills is what
+ *            placement reads. Join's messages are posted to the loop in their order.
  * Limits     Statuses that wait for the loop replace each other, so a member that talks too much
  *            costs nothing more. A Join without its hello ends after 10 s. The newer of two streams
  *            of one member counts, and the older is ended.

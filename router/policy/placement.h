@@ -1,9 +1,9 @@
 /* placement: which worker a sequence goes to.
  *
- * Why        One pure function of what is known about the workers, so that the router, the simulation
- *            and the tests decide alike (D17). Least loaded: the worker that would draw the first
- *            token soonest, as far as its status and what was sent since can tell; with equal
- *            estimates the one with fewer sequences, then the lower index.
+ * Why        One pure function of what is known about the workers, so that the router, the
+ *            simulation and the tests decide alike (D17). Least loaded: the worker that would draw
+ *            the first token soonest, as far as its status and what was sent since can tell; with
+ *            equal estimates the one with fewer sequences, then the lower index.
  * Formula    wait(w) = (queued prompt tokens + sent since + prompt) / prefill rate
  *                    + max(0, sequences + 1 - places) * service time / places
  *            where service time = SPIN_PLACEMENT_SERVICE_TOKENS * step time, because a worker with
@@ -49,8 +49,8 @@ struct spin_placement_request {
     uint32_t avoid; /* a worker that just failed it: only when nobody else can; or _NONE */
 };
 
-/* A worker has room while it has fewer than sequences_max + min(queue_max, sequences_max / 4 + 1) of
- * all: a few may wait at the worker so that it never runs dry, the rest waits here, where it can
+/* A worker has room while it has fewer than sequences_max + min(queue_max, sequences_max / 4 + 1)
+ * of all: a few may wait at the worker so that it never runs dry, the rest waits here, where it can
  * still be moved. Whether anybody has room does not depend on the request. */
 uint32_t spin_placement_choose(const struct spin_worker_view *workers, uint32_t count,
                                const struct spin_placement_request *request);

@@ -1,7 +1,7 @@
 /* token_buffer: tokens that wait, with their alternatives, in two arrays that only grow.
  *
- * Why        Tokens wait twice: between the rpc thread and the loop, and until their text is out. In
- *            the steady state neither costs an allocation.
+ * Why        Tokens wait twice: between the rpc thread and the loop, and until their text is out.
+ *            In the steady state neither costs an allocation.
  * Ownership  The buffer owns its arrays; zeroed storage is an empty buffer.
  * Threading  One thread at a time; pure.
  * Units      Tokens.

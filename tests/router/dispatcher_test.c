@@ -1,208 +1,18 @@
-/* Method: the dispatcher against workers that live in this process, behind real gRPC, and do as they
- * are told: die after so many tokens, refuse, fall silent, lie. The n-th token is a function of n, so
- * every text is known; every scene asserts the counters that say that it really took place. */
+/* Method: the dispatcher against workers that do as they are told (fake_worker.h): die after so
+ * many tokens, refuse, fall silent, lie. The n-th token is a function of n, so every text is known;
+ * every scene asserts the counters that say that it really took place. */
 #include "router/dispatcher.h"
 
 #include "base/clock.h"
-#include "base/mutex.h"
 #include "base/rng.h"
-#include "kvstore/block/key.h"
-#include "proto/rpc_server.h"
-#include "proto/spin/v1/worker.pb-c.h"
 #include "router/metrics.h"
+#include "tests/router/fake_worker.h"
 #include "tests/spin_test.h"
 
 #define WORKERS 3u
 #define TEXT_MAX 512u
 #define SECRET "cluster secret"
-#define TOKEN "worker-token"
 #define WAIT_NS (20 * SPIN_NS_PER_S) /* a hang fails instead */
-#define FOREVER UINT32_MAX
-
-/* --- workers --- */
-
-struct script {
-    uint32_t die_after;  /* scores and tokens of a call; FOREVER: it lives */
-    uint32_t deaths;     /* calls that die, then it lives; FOREVER: all */
-    spin_status death;   /* what those calls end with */
-    bool hold;           /* after die_after it falls silent instead */
-    uint32_t stop_at;    /* an end token comes at this index */
-    bool without_finish; /* it ends well, but does not say how */
-};
-
-struct worker {
-    struct spin_rpc_method method;
-    struct spin_rpc_server *server;
-    struct spin_mutex mutex; /* guards the rest */
-    struct script script;
-    uint32_t calls;
-    uint32_t gone;
-    uint32_t resumed; /* of the last call */
-    uint64_t seed;
-    uint32_t max_tokens;
-    bool asked_scores;
-    uint8_t salt[SPIN_SALT_BYTES];
-    uint32_t salt_bytes;
-};
-
-static char letter(uint32_t index)
-{
-    return (char)('a' + index % 26);
-}
-
-static void append_one(struct spin_rpc_call *call, bool prompt, uint32_t index, uint32_t top_count)
-{
-    Spin__V1__TokenLogprob top[20];
-    Spin__V1__TokenLogprob *tops[20];
-    Spin__V1__Token token;
-    spin__v1__token__init(&token);
-    token.token = letter(index);
-    token.logprob = -(float)index;
-    for (uint32_t i = 0; i < top_count; i++) {
-        spin__v1__token_logprob__init(&top[i]);
-        top[i].token = (int32_t)(index + i);
-        tops[i] = &top[i];
-    }
-    token.n_top = top_count;
-    token.top = tops;
-    Spin__V1__Token *list[1] = {&token};
-    Spin__V1__GenerateResponse response;
-    spin__v1__generate_response__init(&response);
-    *(prompt ? &response.prompt : &response.tokens) = list;
-    *(prompt ? &response.n_prompt : &response.n_tokens) = 1;
-    spin_rpc_call_append(call, &response.base);
-}
-
-static void append_finish(struct spin_rpc_call *call, bool stop, uint32_t prompt_tokens)
-{
-    Spin__V1__Usage usage;
-    Spin__V1__Finish finish;
-    Spin__V1__GenerateResponse response;
-    spin__v1__usage__init(&usage);
-    spin__v1__finish__init(&finish);
-    spin__v1__generate_response__init(&response);
-    usage.prompt_tokens = prompt_tokens;
-    usage.cached_tokens = 5;
-    finish.usage = &usage;
-    finish.reason =
-        stop ? SPIN__V1__FINISH_REASON__FINISH_STOP : SPIN__V1__FINISH_REASON__FINISH_LENGTH;
-    finish.stop_token = stop ? 256 : -1;
-    response.finish = &finish;
-    spin_rpc_call_append(call, &response.base);
-}
-
-static struct script note_call(struct worker *worker, const Spin__V1__GenerateRequest *asked)
-{
-    spin_mutex_lock(&worker->mutex);
-    worker->calls++;
-    worker->resumed = (uint32_t)asked->n_resumed_tokens;
-    worker->seed = asked->sampling->seed;
-    worker->max_tokens = asked->sampling->max_tokens;
-    worker->asked_scores = asked->sampling->prompt_logprobs;
-    worker->salt_bytes = (uint32_t)asked->salt.len;
-    if (asked->salt.len == sizeof worker->salt) {
-        memcpy(worker->salt, asked->salt.data, sizeof worker->salt);
-    }
-    struct script script = worker->script;
-    if (worker->script.deaths == 0) {
-        script.die_after = FOREVER;
-    } else if (worker->script.deaths != FOREVER) {
-        worker->script.deaths--;
-    }
-    spin_mutex_unlock(&worker->mutex);
-    return script;
-}
-
-static void start_generate(void *context, struct spin_rpc_call *call,
-                           const struct ProtobufCMessage *request)
-{
-    const Spin__V1__GenerateRequest *asked = (const Spin__V1__GenerateRequest *)request;
-    const struct script script = note_call(context, asked);
-    const uint32_t prompt = (uint32_t)asked->n_prompt_tokens;
-    const uint32_t first = (uint32_t)asked->n_resumed_tokens;
-    const uint32_t scores = asked->sampling->prompt_logprobs ? prompt : 0;
-    const uint32_t tops = asked->sampling->top_logprobs;
-    for (uint32_t i = 0; i < first; i++) { /* what it is to go on from */
-        if (asked->resumed_tokens[i] != letter(i)) {
-            spin_rpc_call_finish(call, SPIN_ERR_INVALID, "resumed_tokens are wrong");
-            return;
-        }
-    }
-    uint32_t life = script.die_after;
-    bool lives = true;
-    for (uint32_t i = 0; i < scores && lives; i++) {
-        lives = life-- > 0;
-        if (lives) {
-            append_one(call, true, i, tops);
-        }
-    }
-    bool stop = false;
-    for (uint32_t i = first; i < asked->sampling->max_tokens && lives && !stop; i++) {
-        stop = i == script.stop_at;
-        lives = life-- > 0;
-        if (lives && !stop) {
-            append_one(call, false, i, tops);
-        }
-    }
-    lives = lives && (life > 0 || script.die_after == FOREVER);
-    if (lives && !script.without_finish) {
-        append_finish(call, stop, prompt);
-    }
-    if (lives) {
-        spin_rpc_call_finish(call, SPIN_OK, NULL);
-    } else if (!script.hold) {
-        spin_rpc_call_finish(call, script.death, "told to");
-    } /* else `gone` will */
-}
-
-static void gone_generate(void *context, struct spin_rpc_call *call)
-{
-    struct worker *worker = context;
-    spin_mutex_lock(&worker->mutex);
-    worker->gone++;
-    spin_mutex_unlock(&worker->mutex);
-    spin_rpc_call_finish(call, SPIN_ERR_CANCELLED, "gone");
-}
-
-static void start_worker(struct worker *worker, bool one_by_one)
-{
-    struct spin_error err;
-    spin_mutex_init(&worker->mutex);
-    worker->script = (struct script){.die_after = FOREVER, .stop_at = FOREVER};
-    worker->method = (struct spin_rpc_method){.path = "/spin.v1.Worker/Generate",
-                                              .request = &spin__v1__generate_request__descriptor,
-                                              .request_bytes_max = SPIN_RPC_GENERATE_BYTES_MAX,
-                                              .arena_bytes_max = SPIN_RPC_GENERATE_BYTES_MAX,
-                                              .outbox_bytes = SPIN_RPC_MESSAGE_BYTES_MAX,
-                                              .calls_max = 1000,
-                                              .state_bytes = 8,
-                                              .context = worker,
-                                              .merge = !one_by_one,
-                                              .bearer = TOKEN,
-                                              .start = start_generate,
-                                              .gone = gone_generate};
-    const struct spin_rpc_server_config config = {.listen = "127.0.0.1:0",
-                                                  .listen_flag = "--listen",
-                                                  .methods = &worker->method,
-                                                  .method_count = 1};
-    SPIN_EXPECT_OK(spin_rpc_server_create(&config, &worker->server, &err), &err);
-    SPIN_EXPECT_OK(spin_rpc_server_start(worker->server, &err), &err);
-}
-
-static void tell(struct worker *worker, struct script script)
-{
-    spin_mutex_lock(&worker->mutex);
-    worker->script = script;
-    spin_mutex_unlock(&worker->mutex);
-}
-
-static uint32_t read_count(struct worker *worker, const uint32_t *value)
-{
-    spin_mutex_lock(&worker->mutex);
-    const uint32_t count = *value;
-    spin_mutex_unlock(&worker->mutex);
-    return count;
-}
 
 /* --- the router's side --- */
 
@@ -212,7 +22,7 @@ struct fixture {
     struct spin_tenants *tenants;
     struct spin_metrics *metrics;
     struct spin_dispatcher *dispatcher;
-    struct worker workers[WORKERS];
+    struct spin_fake_worker workers[WORKERS];
     struct spin_timer *watch;
     bool (*condition)(void *context);
     void *condition_context;
@@ -260,7 +70,7 @@ static struct spin_dispatcher_config make_config(void)
                                            .worker_timeout_ns = 60 * SPIN_NS_PER_S,
                                            .recoveries_max = 8,
                                            .cluster_secret = SECRET,
-                                           .worker_token = TOKEN};
+                                           .worker_token = SPIN_FAKE_TOKEN};
 }
 
 static int set_up_with(void **state, const struct spin_dispatcher_config *config, bool one_by_one)
@@ -278,7 +88,7 @@ static int set_up_with(void **state, const struct spin_dispatcher_config *config
     SPIN_EXPECT_OK(spin_dispatcher_create(config, &parts, &fixture->dispatcher, &err), &err);
     assert_int_equal(spin_timer_create(fixture->loop, on_watch, fixture, &fixture->watch), SPIN_OK);
     for (uint32_t i = 0; i < WORKERS; i++) {
-        start_worker(&fixture->workers[i], one_by_one);
+        spin_fake_worker_start(&fixture->workers[i], one_by_one);
     }
     *state = fixture;
     return 0;
@@ -320,9 +130,7 @@ static int tear_down(void **state)
     spin_dispatcher_destroy(fixture->dispatcher);
     spin_loop_destroy(fixture->loop);
     for (uint32_t i = 0; i < WORKERS; i++) {
-        spin_rpc_server_stop(fixture->workers[i].server, 0);
-        spin_rpc_server_destroy(fixture->workers[i].server);
-        spin_mutex_deinit(&fixture->workers[i].mutex);
+        spin_fake_worker_stop(&fixture->workers[i]);
     }
     spin_metrics_destroy(fixture->metrics);
     spin_tenants_destroy(fixture->tenants);
@@ -331,53 +139,36 @@ static int tear_down(void **state)
     return 0;
 }
 
+/* The first worker's next calls end so after `life` scores and tokens. */
+static void die(struct fixture *fixture, uint32_t life, uint32_t calls, spin_status death)
+{
+    spin_fake_worker_tell(
+        &fixture->workers[0],
+        (struct spin_fake_script){
+            .die_after = life, .deaths = calls, .death = death, .stop_at = SPIN_FAKE_FOREVER});
+}
+
+/* Or fall silent. */
+static void hold(struct fixture *fixture, uint32_t life, uint32_t calls)
+{
+    spin_fake_worker_tell(
+        &fixture->workers[0],
+        (struct spin_fake_script){
+            .die_after = life, .deaths = calls, .hold = true, .stop_at = SPIN_FAKE_FOREVER});
+}
+
 static uint64_t metric(const struct fixture *fixture, enum spin_router_metric id)
 {
     return (uint64_t)spin_metrics_read(fixture->metrics, id);
 }
 
-/* Worker `index` joins, under its own id or another. */
-static struct spin_member *join_as(struct fixture *fixture, uint32_t index, const char *id,
-                                   uint64_t incarnation)
-{
-    char name[32];
-    char address[64];
-    (void)snprintf(name, sizeof name, "%s", id);
-    (void)snprintf(address, sizeof address, "127.0.0.1:%u",
-                   spin_rpc_server_port(fixture->workers[index].server));
-    Spin__V1__Peer peer;
-    Spin__V1__ModelIdentity model;
-    Spin__V1__WorkerCapacity capacity;
-    Spin__V1__Hello hello;
-    spin__v1__peer__init(&peer);
-    spin__v1__model_identity__init(&model);
-    spin__v1__worker_capacity__init(&capacity);
-    spin__v1__hello__init(&hello);
-    peer.id = name;
-    peer.incarnation = incarnation;
-    peer.grpc_address = address;
-    model.vocab = 512;
-    model.max_model_len = 4096;
-    capacity.sequences_max = 64;
-    capacity.queue_max = 64;
-    hello.peer = &peer;
-    hello.model = &model;
-    hello.capacity = &capacity;
-    hello.kind = SPIN__V1__MEMBER_KIND__MEMBER_WORKER;
-    hello.protocol = SPIN_MEMBERS_PROTOCOL;
-    struct spin_member *member = NULL;
-    struct spin_error err;
-    SPIN_EXPECT_OK(spin_members_join(spin_dispatcher_members(fixture->dispatcher), &hello,
-                                     spin_now_ns(spin_clock_real()), &member, &err),
-                   &err);
-    return member;
-}
-
+/* Worker `index` joins under its own id. */
 static struct spin_member *join(struct fixture *fixture, uint32_t index)
 {
     char id[16];
     (void)snprintf(id, sizeof id, "w%u", index);
-    return join_as(fixture, index, id, 1);
+    return spin_fake_worker_join(&fixture->workers[index],
+                                 spin_dispatcher_members(fixture->dispatcher), id, 1);
 }
 
 /* --- one generation --- */
@@ -410,7 +201,7 @@ static void on_delta(void *context, const struct spin_generation_delta *delta)
     client->text_bytes += (uint32_t)delta->text_bytes;
     for (uint32_t i = 0; i < delta->token_count; i++) {
         const struct spin_generation_token *token = &delta->tokens[i];
-        assert_int_equal(token->token, letter(client->tokens));
+        assert_int_equal(token->token, spin_fake_letter(client->tokens));
         assert_int_equal(token->top_count, client->tops);
         for (uint32_t t = 0; t < token->top_count; t++) {
             assert_int_equal(token->top[t].token, client->tokens + t);
@@ -459,7 +250,7 @@ static spin_status submit(struct fixture *fixture, struct client *client, const 
     int32_t prompt[64];
     assert_in_range(ask->prompt, 1, 64);
     for (uint32_t i = 0; i < ask->prompt; i++) {
-        prompt[i] = letter(i);
+        prompt[i] = spin_fake_letter(i);
     }
     Spin__V1__Sampling sampling;
     spin__v1__sampling__init(&sampling);
@@ -513,7 +304,7 @@ static void expect_whole(const struct client *client, const struct ask *ask)
     assert_int_equal(client->prompt, ask->scores ? ask->prompt : 0);
     assert_int_equal(client->text_bytes, ask->max_tokens);
     for (uint32_t i = 0; i < client->text_bytes; i++) {
-        assert_int_equal(client->text[i], letter(i));
+        assert_int_equal(client->text[i], spin_fake_letter(i));
     }
 }
 
@@ -527,7 +318,7 @@ static void test_plain(void **state)
     struct client client;
     generate(fixture, &client, &ask);
     expect_whole(&client, &ask);
-    struct worker *worker = &fixture->workers[0];
+    struct spin_fake_worker *worker = &fixture->workers[0];
     assert_int_equal(worker->calls, 1);
     assert_int_equal(worker->seed, 4711);
     assert_int_equal(worker->resumed, 0);
@@ -549,7 +340,8 @@ static void test_plain(void **state)
     assert_int_equal(metric(fixture, SPIN_ROUTER_METRIC_RECOVERIES), 0);
     assert_int_equal(metric(fixture, SPIN_ROUTER_METRIC_RETRIES), 0);
     /* An end token. */
-    tell(worker, (struct script){.die_after = FOREVER, .stop_at = 9});
+    spin_fake_worker_tell(worker,
+                          (struct spin_fake_script){.die_after = SPIN_FAKE_FOREVER, .stop_at = 9});
     generate(fixture, &client, &ask);
     assert_int_equal(client.end.reason, SPIN__V1__FINISH_REASON__FINISH_STOP);
     assert_int_equal(client.end.stop_token, 256);
@@ -566,8 +358,7 @@ static void die_everywhere(struct fixture *fixture, const struct ask *ask, spin_
     for (uint32_t life = 0; life <= scores + ask->max_tokens; life++) {
         (void)join(fixture, 0); /* forgiven, so the first of equals is asked again */
         (void)join(fixture, 1);
-        tell(&fixture->workers[0],
-             (struct script){.die_after = life, .deaths = 1, .death = death, .stop_at = FOREVER});
+        die(fixture, life, 1, death);
         const uint32_t first_calls = fixture->workers[0].calls;
         const uint32_t second_calls = fixture->workers[1].calls;
         struct client client;
@@ -606,8 +397,10 @@ static void test_no_finish(void **state)
     struct fixture *fixture = *state;
     (void)join(fixture, 0);
     (void)join(fixture, 1);
-    tell(&fixture->workers[0],
-         (struct script){.die_after = FOREVER, .stop_at = 5, .without_finish = true});
+    spin_fake_worker_tell(&fixture->workers[0],
+                          (struct spin_fake_script){.die_after = SPIN_FAKE_FOREVER,
+                                                    .stop_at = 5,
+                                                    .without_finish = true});
     const struct ask ask = {.max_tokens = 20, .prompt = 4};
     struct client client;
     generate(fixture, &client, &ask);
@@ -623,7 +416,7 @@ static void test_full_worker(void **state)
     struct client client;
     (void)join(fixture, 0);
     (void)join(fixture, 1);
-    tell(&fixture->workers[0], (struct script){.deaths = FOREVER, .death = SPIN_ERR_EXHAUSTED});
+    die(fixture, 0, SPIN_FAKE_FOREVER, SPIN_ERR_EXHAUSTED);
     generate(fixture, &client, &ask);
     expect_whole(&client, &ask);
     assert_int_equal(fixture->workers[0].calls, 1);
@@ -633,8 +426,7 @@ static void test_full_worker(void **state)
     spin_members_disconnect(spin_dispatcher_members(fixture->dispatcher),
                             spin_members_find(spin_dispatcher_members(fixture->dispatcher), "w1"),
                             spin_now_ns(spin_clock_real()));
-    tell(&fixture->workers[0],
-         (struct script){.deaths = 12, .death = SPIN_ERR_EXHAUSTED, .stop_at = FOREVER});
+    die(fixture, 0, 12, SPIN_ERR_EXHAUSTED);
     generate(fixture, &client, &ask);
     expect_whole(&client, &ask);
     assert_int_equal(fixture->workers[0].calls, 14);
@@ -649,7 +441,7 @@ static void test_worker_refuses(void **state)
     struct client client;
     (void)join(fixture, 0);
     (void)join(fixture, 1);
-    tell(&fixture->workers[0], (struct script){.deaths = 1, .death = SPIN_ERR_LIMIT});
+    die(fixture, 0, 1, SPIN_ERR_LIMIT);
     generate(fixture, &client, &ask);
     assert_int_equal(client.end.status, SPIN_ERR_LIMIT);
     assert_string_equal(client.end_text, "told to");
@@ -663,9 +455,7 @@ static void test_failures_are_limited(void **state)
     const struct ask ask = {.max_tokens = 20, .prompt = 4};
     struct client client;
     (void)join(fixture, 0);
-    tell(&fixture->workers[0],
-         (struct script){
-             .die_after = 1, .deaths = FOREVER, .death = SPIN_ERR_PEER_LOST, .stop_at = FOREVER});
+    die(fixture, 1, SPIN_FAKE_FOREVER, SPIN_ERR_PEER_LOST);
     const uint64_t began_ns = spin_now_ns(spin_clock_real());
     generate(fixture, &client, &ask);
     assert_int_equal(client.end.status, SPIN_ERR_PEER_LOST);
@@ -691,8 +481,7 @@ static void test_silent_worker(void **state)
     struct client client;
     (void)join(fixture, 0);
     (void)join(fixture, 1);
-    tell(&fixture->workers[0],
-         (struct script){.die_after = 7, .deaths = 1, .hold = true, .stop_at = FOREVER});
+    hold(fixture, 7, 1);
     const uint64_t began_ns = spin_now_ns(spin_clock_real());
     generate(fixture, &client, &ask);
     expect_whole(&client, &ask);
@@ -724,8 +513,7 @@ static void test_slow_worker_is_not_dead(void **state)
     struct client client;
     (void)join(fixture, 0);
     (void)join(fixture, 1);
-    tell(&fixture->workers[0],
-         (struct script){.die_after = 7, .deaths = 1, .hold = true, .stop_at = FOREVER});
+    hold(fixture, 7, 1);
     start(fixture, &client, &ask);
     run_until(fixture, report_and_look, &client);
     assert_int_equal(client.end.status, SPIN_ERR_DEADLINE); /* its own */
@@ -738,7 +526,7 @@ static void test_slow_worker_is_not_dead(void **state)
 static bool first_worker_lost_one(void *context)
 {
     struct fixture *fixture = context;
-    return read_count(&fixture->workers[0], &fixture->workers[0].gone) == 1;
+    return spin_fake_worker_read(&fixture->workers[0], &fixture->workers[0].gone) == 1;
 }
 
 static void test_stop_string(void **state)
@@ -747,8 +535,7 @@ static void test_stop_string(void **state)
     const struct ask ask = {.max_tokens = 200, .prompt = 4, .stop = "klm"};
     struct client client;
     (void)join(fixture, 0);
-    tell(&fixture->workers[0],
-         (struct script){.die_after = 30, .deaths = 1, .hold = true, .stop_at = FOREVER});
+    hold(fixture, 30, 1);
     generate(fixture, &client, &ask);
     assert_int_equal(client.end.status, SPIN_OK);
     assert_int_equal(client.end.reason, SPIN__V1__FINISH_REASON__FINISH_STOP);
@@ -774,8 +561,7 @@ static void test_cancel(void **state)
     const struct ask ask = {.max_tokens = 200, .prompt = 4};
     struct client client;
     (void)join(fixture, 0);
-    tell(&fixture->workers[0],
-         (struct script){.die_after = 3, .deaths = FOREVER, .hold = true, .stop_at = FOREVER});
+    hold(fixture, 3, SPIN_FAKE_FOREVER);
     start(fixture, &client, &ask); /* before it was placed */
     spin_dispatcher_cancel(fixture->dispatcher, client.generation);
     run_until(fixture, always, NULL);
@@ -795,7 +581,9 @@ static void test_cancel(void **state)
     assert_int_equal(metric(fixture, SPIN_ROUTER_METRIC_RUNNING), 0);
     assert_int_equal(metric(fixture, SPIN_ROUTER_METRIC_QUEUED), 0);
     /* In its last delta, with its end behind it. */
-    tell(&fixture->workers[0], (struct script){.die_after = FOREVER, .stop_at = FOREVER});
+    spin_fake_worker_tell(
+        &fixture->workers[0],
+        (struct spin_fake_script){.die_after = SPIN_FAKE_FOREVER, .stop_at = SPIN_FAKE_FOREVER});
     start(fixture, &client, &ask);
     client.cancel_in_delta = true;
     run_until(fixture, has_ended, &client);
@@ -819,8 +607,7 @@ static void test_refused_at_once(void **state)
     start(fixture, &clients[0], &ask);
     SPIN_EXPECT_STATUS(submit(fixture, &clients[1], &ask, &err), SPIN_ERR_EXHAUSTED);
     assert_string_equal(err.text, "your queue is full: 1 of your requests wait, at most 1");
-    tell(&fixture->workers[0],
-         (struct script){.die_after = 3, .deaths = FOREVER, .hold = true, .stop_at = FOREVER});
+    hold(fixture, 3, SPIN_FAKE_FOREVER);
     run_until(fixture, has_tokens, &clients[0]);
     start(fixture, &clients[1], &ask);
     run_until(fixture, has_tokens, &clients[1]);
@@ -867,11 +654,12 @@ static void test_new_incarnation(void **state)
     const struct ask ask = {.max_tokens = 20, .prompt = 4};
     struct client client;
     (void)join(fixture, 0);
-    tell(&fixture->workers[0],
-         (struct script){.die_after = 7, .deaths = FOREVER, .hold = true, .stop_at = FOREVER});
+    hold(fixture, 7, SPIN_FAKE_FOREVER);
     start(fixture, &client, &ask);
     run_until(fixture, has_tokens, &client);
-    (void)join_as(fixture, 1, "w0", 2); /* started again, at another address */
+    /* Started again, at another address. */
+    (void)spin_fake_worker_join(&fixture->workers[1], spin_dispatcher_members(fixture->dispatcher),
+                                "w0", 2);
     run_until(fixture, has_ended, &client);
     expect_whole(&client, &ask);
     assert_int_equal(client.end.recoveries, 1);
@@ -889,8 +677,7 @@ static void test_join_breaks(void **state)
     struct client second;
     struct spin_member *member = join(fixture, 0);
     (void)join(fixture, 1);
-    tell(&fixture->workers[0],
-         (struct script){.die_after = 7, .deaths = 1, .hold = true, .stop_at = FOREVER});
+    hold(fixture, 7, 1);
     start(fixture, &first, &ask);
     run_until(fixture, has_tokens, &first);
     spin_members_disconnect(spin_dispatcher_members(fixture->dispatcher), member,
@@ -912,8 +699,7 @@ static void test_drain(void **state)
     struct client quick;
     struct spin_error err;
     (void)join(fixture, 0);
-    tell(&fixture->workers[0],
-         (struct script){.die_after = 7, .deaths = 1, .hold = true, .stop_at = FOREVER});
+    hold(fixture, 7, 1);
     start(fixture, &held, &ask);
     run_until(fixture, has_tokens, &held);
     start(fixture, &quick, &ask);
@@ -958,10 +744,11 @@ static void test_many_with_deaths(void **state)
         struct ask asks[MANY];
         for (uint32_t i = 0; i < WORKERS; i++) {
             (void)join(fixture, i);
-            tell(&fixture->workers[i], (struct script){.die_after = spin_rng_below(&rng, 20),
-                                                       .deaths = i < 2 ? 10 : 0,
-                                                       .death = SPIN_ERR_PEER_LOST,
-                                                       .stop_at = FOREVER});
+            spin_fake_worker_tell(&fixture->workers[i],
+                                  (struct spin_fake_script){.die_after = spin_rng_below(&rng, 20),
+                                                            .deaths = i < 2 ? 10 : 0,
+                                                            .death = SPIN_ERR_PEER_LOST,
+                                                            .stop_at = SPIN_FAKE_FOREVER});
         }
         for (uint32_t i = 0; i < many.count; i++) {
             asks[i] = (struct ask){.max_tokens = 1 + spin_rng_below(&rng, 60),

@@ -119,8 +119,8 @@ static void test_long_prompt_is_not_starved(void **state)
     empty_and_destroy(admission);
 }
 
-/* All always have something to send, of very different sizes: over any stretch each has sent the same
- * within a quantum and its largest prompt. */
+/* All always have something to send, of very different sizes: over any stretch each has sent the
+ * same, but for a few quanta and the largest prompts. */
 static void test_tenants_share_tokens(void **state)
 {
     (void)state;
