@@ -1,13 +1,13 @@
 """What a streamed token costs the router, and how long it is on its way through it.
 
-usage: overhead.py ROUTER STUB_WORKER STREAM_CLIENT [--runs N] [--seconds S] [--perf]
+usage: overhead.py ROUTER STUB_WORKER STREAM_CLIENT SOCKET_FLOOR [--runs N] [--seconds S] [--perf]
 
 Router, four stub workers and a client are processes of their own; each run starts new ones. First
 the client streams at a high rate, and the router's processor time over the tokens is what a token
 costs. Then at half of the rate that one processor second has to carry (20,000), once with every
 stream at its own phase and once with all tokens of a worker at the same moment, as an engine sends
 them: a token's latency is from the stub's send to the client's read, so the wire, twice, and the
-client are part of it: an upper bound.
+client are part of it: an upper bound. The floor is what a read and a write of a socket cost alone.
 """
 
 import argparse
@@ -36,6 +36,7 @@ class Programs:
     router: str
     stub_worker: str
     stream_client: str
+    socket_floor: str
 
 
 class Processes:
@@ -127,6 +128,17 @@ def record_profile(pid, path):
     pathlib.Path(data).unlink(missing_ok=True)
 
 
+def measure_floor(programs, runs):
+    """Microseconds of processor time: what one read and one write of a token's bytes take."""
+    sums = []
+    for _ in range(runs):
+        output = subprocess.run([programs.socket_floor], stdout=subprocess.PIPE, text=True,
+                                check=True, timeout=60).stdout
+        sums.append(sum(float(line.split("=")[1]) for line in output.splitlines()))
+        print("floor: " + ", ".join(output.split()), flush=True)
+    return sums
+
+
 def per_cpu_s(result):
     return result["tokens"] / result["router_cpu_s"]
 
@@ -159,7 +171,7 @@ def spread(values, digits):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("programs", nargs=3)
+    parser.add_argument("programs", nargs=4)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--rate", type=float, default=HIGH_RATE)
@@ -179,12 +191,16 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             measure(programs, options.rate, options.seconds, "spread",
                     perf=pathlib.Path(folder) / "perf")
+    floors = measure_floor(programs, options.runs)
+    print(f"processor time of a token, us: {1e6 / statistics.median(costs):.1f}; floor, a read and a "
+          f"write: {spread(floors, 1)}")
     print(f"tokens per processor second: {spread(costs, 0)}")
     print(f"p99 at {half:.0f} tokens/s, ms: {spread(latencies, 2)}; all tokens of a worker at the "
           f"same moment: {spread(step_latencies, 2)}")
     print(f"RESULT tokens_per_cpu_s={statistics.median(costs):.0f} "
           f"added_p99_ms={statistics.median(latencies):.2f} "
-          f"added_p99_ms_steps={statistics.median(step_latencies):.2f} rate={half:.0f} "
+          f"added_p99_ms_steps={statistics.median(step_latencies):.2f} "
+          f"floor_us={statistics.median(floors):.1f} rate={half:.0f} "
           f"streams={STREAMS} runs={options.runs}")
 
 
