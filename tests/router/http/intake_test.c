@@ -2,6 +2,7 @@
  * can be read off the text. BOS and the chat format are the demo family's (docs/text.md). */
 #include "router/http/intake.h"
 
+#include "tests/model/text/small_json.h"
 #include "tests/spin_test.h"
 
 #include <jansson.h>
@@ -162,12 +163,40 @@ static void test_echo(void **state)
     spin_intake_deinit(&intake);
 }
 
+/* A tokenizer that puts BOS before a text: that token has no characters in what is echoed. */
+static void test_added_bos(void **state)
+{
+    (void)state;
+    const struct spin_prompt_model kept = model;
+    struct spin_tokenizer *adds_bos = NULL;
+    struct spin_error err;
+    SPIN_EXPECT_OK(spin_small_json_open(&(struct small_json){0},
+                                        "{\"bos_token\":\"<tool>\",\"add_bos_token\":true}",
+                                        &adds_bos, &err),
+                   &err);
+    model.tokenizer = adds_bos;
+    struct spin_intake intake =
+        run(TEXT, "{\"prompt\":[\"hello\",\"<tool>\",[261]],\"echo\":true,\"n\":2}");
+    assert_int_equal(intake.status, SPIN_OK);
+    assert_int_equal(intake.prompts[0].tokens[0], SMALL_TOOL);
+    assert_int_equal(intake.prompts[0].tokens[1], SMALL_HELLO);
+    assert_true(spin_intake_added_bos(&intake, 0));
+    assert_false(spin_intake_added_bos(&intake, 2)); /* the client gave it */
+    spin_intake_deinit(&intake);
+    expect_reply(SPIN_OPENAI_TOKENIZE, "{\"prompt\":\"hello\"}",
+                 "{\"tokens\":[261,259],\"count\":2,\"max_model_len\":64}");
+    expect_reply(SPIN_OPENAI_TOKENIZE, "{\"prompt\":\"hello\",\"add_special_tokens\":false}",
+                 "{\"tokens\":[259],\"count\":1,\"max_model_len\":64}");
+    spin_tokenizer_close(adds_bos);
+    model = kept;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_text),     cmocka_unit_test(test_messages),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_tokenize),
-        cmocka_unit_test(test_echo),
+        cmocka_unit_test(test_echo),     cmocka_unit_test(test_added_bos),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

@@ -138,6 +138,18 @@ def test_completion_streams_the_same(client):
     assert all(c.usage is None for c in chunks)
 
 
+def test_usage_as_it_goes(client):
+    """An option of vLLM that load generators send."""
+    chunks = list(complete(client, ["One", "Two three"], max_tokens=6, stream=True,
+                           extra_body={"ignore_eos": True, "stream_options": {
+                               "include_usage": True, "continuous_usage_stats": True}}))
+    for index in (0, 1):
+        counts = [c.usage.completion_tokens for c in chunks if c.choices
+                  and c.choices[0].index == index]
+        assert counts == sorted(counts) and 0 < counts[0] <= counts[-1] == 6
+    assert chunks[-1].usage.completion_tokens == 12 and not chunks[-1].choices
+
+
 def test_batches(client):
     prompts = ["The sky is", "Two plus two is", "Water is"]
     alone = [complete(client, p, max_tokens=5, **GREEDY).choices[0].text for p in prompts]
