@@ -1,5 +1,5 @@
-/* Text, messages and ids as tokens, with a tokenizer that adds BOS and has a token of several letters
- * ("hello"): counts on both sides of a limit, and what is refused by which status. */
+/* Text, messages and ids as tokens, with a tokenizer that adds BOS and has a token of several
+ * letters ("hello"): counts on both sides of a limit, and what is refused by which status. */
 #include "router/prompt.h"
 
 #include "tests/model/text/small_json.h"

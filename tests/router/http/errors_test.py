@@ -207,10 +207,11 @@ def test_large_body_then_gone(running):
     """The client leaves while its megabytes are tokenised; nothing waits for it."""
     host, port = running.router.http_address.rsplit(":", 1)
     body = json.dumps({"prompt": "abc " * 2_000_000}).encode()
+    before = running.metric("spin_router_http_connections")
     with socket.create_connection((host, int(port)), 10) as one:
         one.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
                     b"Content-Length: %d\r\n\r\n" % (KEY.encode(), len(body)) + body)
-    cluster.wait_until(lambda: running.metric("spin_router_http_connections") == 1, 10)
+    cluster.wait_until(lambda: running.metric("spin_router_http_connections") <= before, 10)
     assert post(running, "/tokenize", prompt="a")[0] == 200
 
 
