@@ -250,7 +250,7 @@ static void on_call_ready(void *context, struct spin_worker_call *call,
     struct spin_sequence *sequence = &generation->sequence;
     if (read_news(dispatcher, generation, inbox)) {
         if (inbox->finished) {
-            spin_sequence_finished(sequence, sequence->attempt, inbox->reason, inbox->stop_token);
+            spin_sequence_finished(sequence, sequence->attempt, &inbox->finish);
             read_usage(generation, &inbox->usage);
         }
         if (inbox->closed) {
@@ -627,16 +627,18 @@ spin_status spin_dispatcher_submit(struct spin_dispatcher *dispatcher,
     SPIN_TRY(check_submit(dispatcher, request, err));
     const uint64_t now_ns = now_of(dispatcher);
     const uint64_t own_ns = spin_deadline_ns(now_ns, dispatcher->config.request_timeout_ns);
-    const struct spin_sequence_config sequence = {
-        .max_tokens = request->sampling->max_tokens,
-        .prompt_scores = request->sampling->prompt_logprobs ? request->prompt_count : 0,
-        .failures_max = dispatcher->config.recoveries_max,
-        .deadline_ns = SPIN_MIN(request->deadline_ns, own_ns),
-        .queue_timeout_ns = dispatcher->config.queue_timeout_ns,
-        .worker_timeout_ns = dispatcher->config.worker_timeout_ns};
+    const struct spin_generation_setup setup = {
+        .tokenizer = dispatcher->parts.tokenizer,
+        .sequence = {.max_tokens = request->sampling->max_tokens,
+                     .prompt_scores =
+                         request->sampling->prompt_logprobs ? request->prompt_count : 0,
+                     .failures_max = dispatcher->config.recoveries_max,
+                     .deadline_ns = SPIN_MIN(request->deadline_ns, own_ns),
+                     .queue_timeout_ns = dispatcher->config.queue_timeout_ns,
+                     .worker_timeout_ns = dispatcher->config.worker_timeout_ns},
+        .now_ns = now_ns};
     struct spin_generation *generation = NULL;
-    SPIN_TRY(spin_generation_create(request, dispatcher->parts.tokenizer, &sequence, now_ns,
-                                    &generation, err));
+    SPIN_TRY(spin_generation_create(request, &setup, &generation, err));
     generation->dispatcher = dispatcher;
     enter(dispatcher);
     const spin_status status = enqueue(dispatcher, generation, err);

@@ -74,41 +74,41 @@ static spin_status copy_request(struct spin_generation *generation,
     return SPIN_OK;
 }
 
+static spin_status build(struct spin_generation *generation,
+                         const struct spin_generation_request *request,
+                         const struct spin_tokenizer *tokenizer, struct spin_error *err)
+{
+    SPIN_TRY(spin_arena_create(ARENA_CHUNK_BYTES, arena_cap(request), &generation->arena, err));
+    if (copy_request(generation, request) != SPIN_OK) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "no memory for a prompt of %u tokens",
+                         request->prompt_count);
+    }
+    return spin_text_stream_create(tokenizer, &generation->stop, &generation->text, err);
+}
+
 spin_status spin_generation_create(const struct spin_generation_request *request,
-                                   const struct spin_tokenizer *tokenizer,
-                                   const struct spin_sequence_config *sequence, uint64_t now_ns,
+                                   const struct spin_generation_setup *setup,
                                    struct spin_generation **out, struct spin_error *err)
 {
     struct spin_generation *generation = calloc(1, sizeof *generation);
     if (generation == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "generation: %zu bytes", sizeof *generation);
     }
-    spin_sequence_init(&generation->sequence, sequence, now_ns);
+    spin_sequence_init(&generation->sequence, &setup->sequence, setup->now_ns);
     SPIN_ASSERT_LT(strlen(request->id), sizeof generation->id); /* checked by submit */
     memcpy(generation->id, request->id, strlen(request->id) + 1);
     generation->prompt_count = request->prompt_count;
     generation->tenant = request->tenant;
     generation->return_tokens = request->return_tokens;
     generation->sink = request->sink;
-    generation->submitted_ns = now_ns;
-    spin_status status;
-    SPIN_TRY_GOTO(status,
-                  spin_arena_create(ARENA_CHUNK_BYTES, arena_cap(request), &generation->arena, err),
-                  fail);
-    status = copy_request(generation, request);
+    generation->submitted_ns = setup->now_ns;
+    const spin_status status = build(generation, request, setup->tokenizer, err);
     if (status != SPIN_OK) {
-        (void)spin_fail(err, status, "generation: no memory for a prompt of %u tokens",
-                        request->prompt_count);
-        goto fail;
+        spin_generation_destroy(generation);
+        return status;
     }
-    SPIN_TRY_GOTO(status,
-                  spin_text_stream_create(tokenizer, &generation->stop, &generation->text, err),
-                  fail);
     *out = generation;
     return SPIN_OK;
-fail:
-    spin_generation_destroy(generation);
-    return status;
 }
 
 void spin_generation_destroy(struct spin_generation *generation)

@@ -108,10 +108,14 @@ void spin_dispatcher_unlink_member(struct spin_member *member);
 void spin_dispatcher_destroy_idle_links(struct spin_dispatcher *dispatcher);
 
 /* dispatcher_generation.c */
+struct spin_generation_setup {
+    const struct spin_tokenizer *tokenizer;
+    struct spin_sequence_config sequence;
+    uint64_t now_ns;
+};
 SPIN_MUST_USE spin_status spin_generation_create(const struct spin_generation_request *request,
-                                                 const struct spin_tokenizer *tokenizer,
-                                                 const struct spin_sequence_config *sequence,
-                                                 uint64_t now_ns, struct spin_generation **out,
+                                                 const struct spin_generation_setup *setup,
+                                                 struct spin_generation **out,
                                                  struct spin_error *err);
 void spin_generation_destroy(struct spin_generation *generation);
 /* The message for a worker; it borrows the generation. */

@@ -17,8 +17,7 @@ void spin_dispatcher_note_workers(struct spin_dispatcher *dispatcher)
     bool found = false;
     for (uint32_t i = 0; i < spin_members_count(dispatcher->members) && !found; i++) {
         const struct spin_member *member = spin_members_at(dispatcher->members, i);
-        const struct spin_worker_link *link = member->link;
-        found = spin_dispatcher_is_usable(member) && link->failures == 0;
+        found = spin_dispatcher_is_usable(member) && spin_worker_link_is_sound(member->link);
     }
     if (found) {
         dispatcher->no_worker_ns = SPIN_NO_DEADLINE;

@@ -45,10 +45,10 @@ struct spin_router_options {
 extern const struct spin_config_spec spin_router_config_spec;
 
 /* What no row can say alone. */
-SPIN_MUST_USE spin_status spin_router_options_check(const struct spin_router_options *options,
+SPIN_MUST_USE spin_status spin_router_options_check(const struct spin_router_options *given,
                                                     struct spin_error *err);
 /* What clients call the model: --served-model-name, or the last part of --model without ".gguf". */
-void spin_router_options_model_name(const struct spin_router_options *options, char *out,
+void spin_router_options_model_name(const struct spin_router_options *given, char *out,
                                     uint64_t capacity);
 
 SPIN_END_DECLS

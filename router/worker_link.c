@@ -88,6 +88,11 @@ bool spin_worker_link_is_paused(const struct spin_worker_link *link, uint64_t no
     return now_ns < link->failed_until_ns || now_ns < link->full_until_ns;
 }
 
+bool spin_worker_link_is_sound(const struct spin_worker_link *link)
+{
+    return link->failures == 0 || link->recovering;
+}
+
 static uint64_t pause_ns(uint64_t first_ns, uint64_t max_ns, uint32_t times)
 {
     const uint32_t doublings = SPIN_MIN(times - 1, 16);
@@ -100,6 +105,7 @@ void spin_worker_link_failed(struct spin_worker_link *link, const char *text, ui
         return; /* many streams break at once: that is one failure */
     }
     link->failures++;
+    link->recovering = false;
     link->failed_ns = now_ns;
     const uint64_t pause = pause_ns(FAILED_PAUSE_FIRST_NS, FAILED_PAUSE_MAX_NS, link->failures);
     link->failed_until_ns = spin_deadline_ns(now_ns, pause);
@@ -125,12 +131,16 @@ void spin_worker_link_forgive(struct spin_worker_link *link)
     link->full_until_ns = 0;
 }
 
-/* A call that was made at made_ns is being served. */
-static void hear(struct spin_worker_link *link, uint64_t made_ns, uint64_t now_ns)
+/* Something came on a call that was made at made_ns. */
+static void hear(struct spin_worker_link *link, uint64_t made_ns, uint64_t now_ns, bool finished)
 {
     link->heard_ns = now_ns;
     link->refusals = 0; /* but the pause stands: the next may be refused again */
-    if (link->failures > 0 && made_ns > link->failed_ns) {
+    if (link->failures == 0 || made_ns <= link->failed_ns) {
+        return;
+    }
+    link->recovering = true;
+    if (finished) {
         SPIN_INFO("worker works again: id=%s address=%s", link->id, link->address);
         link->failures = 0;
         link->failed_until_ns = 0;
@@ -188,8 +198,8 @@ static void on_message(void *context, const struct ProtobufCMessage *message)
     }
     if (response->finish != NULL) {
         call->filling.finished = true;
-        call->filling.reason = response->finish->reason;
-        call->filling.stop_token = response->finish->stop_token;
+        call->filling.finish.reason = response->finish->reason;
+        call->filling.finish.stop_token = response->finish->stop_token;
         if (response->finish->usage != NULL) {
             call->filling.usage = *response->finish->usage;
             call->filling.usage.base.n_unknown_fields = 0; /* they are the message's */
@@ -254,7 +264,8 @@ static void run(struct spin_loop_message *message)
     const bool spoke =
         call->reading.tokens.count > 0 || call->reading.prompt.count > 0 || call->reading.finished;
     if (!call->orphaned && spoke) {
-        hear(call->config.link, call->made_ns, spin_loop_now_ns(call->config.loop));
+        hear(call->config.link, call->made_ns, spin_loop_now_ns(call->config.loop),
+             call->reading.finished);
     }
     if (!call->abandoned) {
         call->config.ready(call->config.context, call, &call->reading);
@@ -278,7 +289,6 @@ spin_status spin_worker_call_create(const struct spin_worker_call_config *config
     call->config = *config;
     call->config.message = NULL; /* borrowed only now */
     call->made_ns = spin_loop_now_ns(config->loop);
-    call->filling.stop_token = -1;
     spin__v1__usage__init(&call->filling.usage);
     spin_mutex_init(&call->mutex);
     const struct spin_rpc_request request = {.path = "/spin.v1.Worker/Generate",

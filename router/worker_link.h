@@ -5,8 +5,8 @@
  *            turn, so a thousand tokens cost one wake-up, and none of them an allocation.
  *
  *            A worker that fails is left alone for a pause that doubles (100 ms .. 5 s), one that
- *            says it is full for a shorter one (20 ms .. 500 ms). A word on a call that was made
- *            after the failure ends the row; what older streams say proves nothing about new ones.
+ *            says it is full for a shorter one (20 ms .. 500 ms). A call that was made after the
+ *            failure and comes to its end ends the row; what older streams say proves nothing.
  * Ownership  The dispatcher owns links and calls; a call is closed on the loop when its stream is
  *            over, and whoever wants nothing of it any more abandons it before that.
  * Threading  The loop's thread only.
@@ -19,6 +19,7 @@
 #include "proto/rpc_client.h"
 #include "proto/spin/v1/worker.pb-c.h"
 #include "router/members.h"
+#include "router/session/sequence.h"
 #include "router/session/token_buffer.h"
 
 SPIN_BEGIN_DECLS
@@ -35,6 +36,7 @@ struct spin_worker_link {
     uint64_t heard_ns;      /* the last word of the worker on any stream of its */
     struct spin_list calls; /* not closed yet, abandoned ones too */
     uint32_t failures;      /* in a row */
+    bool recovering;        /* a call that was made after the last of them speaks */
     uint64_t failed_ns;     /* the last of them */
     uint64_t failed_until_ns;
     uint32_t refusals; /* in a row, for want of room */
@@ -49,6 +51,8 @@ SPIN_MUST_USE spin_status spin_worker_link_create(struct spin_rpc_thread *thread
 /* Cancels what is open, all of it abandoned, and waits until the rpc thread has let go of it. Calls
  * free themselves on the loop's next turn, or when the loop is destroyed. NULL is allowed. */
 void spin_worker_link_destroy(struct spin_worker_link *link);
+/* It serves, as far as its last call can tell. */
+bool spin_worker_link_is_sound(const struct spin_worker_link *link);
 bool spin_worker_link_is_paused(const struct spin_worker_link *link, uint64_t now_ns);
 void spin_worker_link_failed(struct spin_worker_link *link, const char *text, uint64_t now_ns);
 void spin_worker_link_full(struct spin_worker_link *link, uint64_t now_ns);
@@ -61,9 +65,8 @@ void spin_worker_link_forgive(struct spin_worker_link *link);
 struct spin_worker_inbox {
     struct spin_token_buffer tokens;
     struct spin_token_buffer prompt;
-    bool finished; /* the last message; the next three are of it */
-    Spin__V1__FinishReason reason;
-    int32_t stop_token;
+    bool finished; /* the last message; the next two are of it */
+    struct spin_sequence_finish finish;
     Spin__V1__Usage usage; /* without pointers */
     bool closed;           /* the stream is over; the next two say how */
     spin_status status;

@@ -448,7 +448,7 @@ static spin_status build_description(const struct describe *describe, struct spi
     const struct spin_cluster *cluster = describe->cluster;
     const uint32_t count = spin_members_count(cluster->members);
     struct described *rows = calloc(count + 1u, sizeof *rows);
-    Spin__V1__Member **list = calloc(count + 1u, sizeof *list);
+    Spin__V1__Member **list = calloc(count + 1u, sizeof(Spin__V1__Member *));
     if (rows == NULL || list == NULL) {
         free(rows);
         free(list);

@@ -19,7 +19,6 @@ void spin_sequence_init(struct spin_sequence *sequence, const struct spin_sequen
     *sequence = (struct spin_sequence){.config = *config,
                                        .phase = SPIN_SEQUENCE_WAITING,
                                        .waiting_ns = now_ns,
-                                       .finish_stop_token = -1,
                                        .end = {.stop_token = -1}};
 }
 
@@ -129,13 +128,12 @@ struct spin_sequence_range spin_sequence_scores(struct spin_sequence *sequence, 
 }
 
 void spin_sequence_finished(struct spin_sequence *sequence, uint32_t attempt,
-                            Spin__V1__FinishReason reason, int32_t stop_token)
+                            const struct spin_sequence_finish *finish)
 {
     if (is_open(sequence, attempt)) {
         sequence->attempt_spoke = true;
         sequence->finished = true;
-        sequence->finish_reason = reason;
-        sequence->finish_stop_token = stop_token;
+        sequence->finish = *finish;
     }
 }
 
@@ -235,12 +233,12 @@ struct spin_sequence_step spin_sequence_closed(struct spin_sequence *sequence, u
     if (!is_open(sequence, attempt)) {
         return stay;
     }
-    const Spin__V1__FinishReason reason = sequence->finish_reason;
+    const Spin__V1__FinishReason reason = sequence->finish.reason;
     if (sequence->finished && (reason == SPIN__V1__FINISH_REASON__FINISH_STOP ||
                                reason == SPIN__V1__FINISH_REASON__FINISH_LENGTH)) {
         /* It said so; that its connection broke afterwards takes nothing back. */
         const bool stop = reason == SPIN__V1__FINISH_REASON__FINISH_STOP;
-        return end_ok(sequence, reason, stop ? sequence->finish_stop_token : -1);
+        return end_ok(sequence, reason, stop ? sequence->finish.stop_token : -1);
     }
     return closed_without_finish(sequence, status, text, now_ns);
 }

@@ -48,6 +48,11 @@ struct spin_sequence_step {
     enum spin_sequence_next next;
 };
 
+struct spin_sequence_finish { /* what a worker says */
+    Spin__V1__FinishReason reason;
+    int32_t stop_token; /* STOP: by this one */
+};
+
 struct spin_sequence_end {
     spin_status status;
     char text[240];
@@ -66,8 +71,7 @@ struct spin_sequence { /* read it, change it through the functions */
     uint32_t attempt_scores; /* that the open call sent */
     bool attempt_spoke;
     bool finished; /* the open call said how it ends */
-    Spin__V1__FinishReason finish_reason;
-    int32_t finish_stop_token;
+    struct spin_sequence_finish finish;
     uint32_t failures;
     uint32_t recoveries; /* moves after it had begun */
     uint64_t waiting_ns; /* since when */
@@ -101,7 +105,7 @@ struct spin_sequence_range spin_sequence_scores(struct spin_sequence *sequence, 
                                                 uint32_t count, uint64_t now_ns);
 /* The worker's last message. */
 void spin_sequence_finished(struct spin_sequence *sequence, uint32_t attempt,
-                            Spin__V1__FinishReason reason, int32_t stop_token);
+                            const struct spin_sequence_finish *finish);
 /* The call is over. */
 struct spin_sequence_step spin_sequence_closed(struct spin_sequence *sequence, uint32_t attempt,
                                                spin_status status, const char *text,

@@ -4,9 +4,9 @@
 #include "proto/spin/v1/worker.pb-c.h"
 #include "tests/spin_test.h"
 
-char spin_fake_letter(uint32_t index)
+int32_t spin_fake_letter(uint32_t index)
 {
-    return (char)('a' + index % 26);
+    return 'a' + (int32_t)(index % 26);
 }
 
 static void append_one(struct spin_rpc_call *call, bool prompt, uint32_t index, uint32_t top_count)

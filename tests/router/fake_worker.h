@@ -43,7 +43,7 @@ struct spin_fake_worker {
     uint32_t salt_bytes;
 };
 
-char spin_fake_letter(uint32_t index); /* the n-th token, as the byte that it stands for */
+int32_t spin_fake_letter(uint32_t index); /* the n-th token: the byte that it stands for */
 /* `one_by_one`: no two tokens in a message. Fails the test when it cannot. */
 void spin_fake_worker_start(struct spin_fake_worker *worker, bool one_by_one);
 void spin_fake_worker_stop(struct spin_fake_worker *worker);

@@ -191,13 +191,13 @@ static void test_model_rules(void **state)
     fill_hello(&first, "w1", 1);
     fill_hello(&other, "w2", 1);
     (void)snprintf(other.name, sizeof other.name, "another name"); /* nobody asked for one */
-    struct spin_member *member = join(fixture, &first, 0);
+    (void)join(fixture, &first, 0);
     other.model_id[3] = 9;
     refuse(fixture, &other, SPIN_ERR_PEER_MISMATCH, "other weights");
     /* The first may come back with other weights itself: it is alone. */
     first.model_id[3] = 9;
     first.peer.incarnation = 2;
-    member = join(fixture, &first, 0);
+    struct spin_member *member = join(fixture, &first, 0);
     (void)join(fixture, &other, 0);
     /* And when nobody stands, another model may start. */
     spin_members_disconnect(fixture->members, member, 0);

@@ -19,10 +19,10 @@ static struct spin_worker_view random_worker(struct spin_rng *rng)
     struct spin_worker_view view = {.takes = spin_rng_below(rng, 5) != 0,
                                     .sequences_max = 1 + spin_rng_below(rng, 16),
                                     .queue_max = spin_rng_below(rng, 8),
-                                    .kv_tokens = spin_rng_below(rng, 3) * 2000,
+                                    .kv_tokens = spin_rng_below(rng, 3) * UINT64_C(2000),
                                     .running = spin_rng_below(rng, 16),
                                     .waiting = spin_rng_below(rng, 4),
-                                    .queued_prompt_tokens = spin_rng_below(rng, 5) * 500,
+                                    .queued_prompt_tokens = spin_rng_below(rng, 5) * UINT64_C(500),
                                     .sent_sequences = spin_rng_below(rng, 3)};
     view.sent_prompt_tokens = (uint64_t)view.sent_sequences * 300;
     view.step_ns = spin_rng_below(rng, 3) * UINT64_C(10000000);
@@ -38,23 +38,22 @@ static bool may_take(const struct spin_worker_view *w)
     return w->takes && all < w->sequences_max + few;
 }
 
+struct best {
+    double rate;
+    double step_ns;
+};
+
 /* The header's formula, in seconds. */
-static double formula(const struct spin_worker_view *w, uint32_t prompt, double best_rate,
-                      double best_step_ns)
+static double formula(const struct spin_worker_view *w, uint32_t prompt, const struct best *best)
 {
-    const double rate = w->prefill_tokens_per_s > 0 ? w->prefill_tokens_per_s : best_rate;
-    const double step_s = (w->step_ns > 0 ? (double)w->step_ns : best_step_ns) / 1e9;
+    const double rate = w->prefill_tokens_per_s > 0 ? w->prefill_tokens_per_s : best->rate;
+    const double step_s = (w->step_ns > 0 ? (double)w->step_ns : best->step_ns) / 1e9;
     const double prefill =
         ((double)w->queued_prompt_tokens + (double)w->sent_prompt_tokens + prompt) / rate;
     const double sequences = (double)w->running + w->waiting + w->sent_sequences;
     const double ahead = fmax(0, sequences + 1 - w->sequences_max);
     return prefill + ahead * 256 * step_s / w->sequences_max;
 }
-
-struct best {
-    double rate;
-    double step_ns;
-};
 
 static struct best best_of(const struct spin_worker_view *workers, uint32_t count)
 {
@@ -98,8 +97,8 @@ static void check_choice(const struct spin_worker_view *workers, uint32_t count,
             fail_msg("worker %u holds it, %u does not", i, chosen);
         }
         if (holds(other, request) == holds(taken, request)) {
-            const double mine = formula(taken, request->prompt_tokens, best.rate, best.step_ns);
-            const double others = formula(other, request->prompt_tokens, best.rate, best.step_ns);
+            const double mine = formula(taken, request->prompt_tokens, &best);
+            const double others = formula(other, request->prompt_tokens, &best);
             assert_true(mine <= others * (1 + 1e-12));
         }
     }

@@ -105,10 +105,11 @@ static bool run_worker(struct spin_sequence *sequence, struct client *client,
         return false;
     }
     const bool stops = plan->stop_at < plan->max_tokens;
-    spin_sequence_finished(sequence, attempt,
-                           stops ? SPIN__V1__FINISH_REASON__FINISH_STOP
-                                 : SPIN__V1__FINISH_REASON__FINISH_LENGTH,
-                           stops ? 99 : -1);
+    const struct spin_sequence_finish finish = {.reason =
+                                                    stops ? SPIN__V1__FINISH_REASON__FINISH_STOP
+                                                          : SPIN__V1__FINISH_REASON__FINISH_LENGTH,
+                                                .stop_token = stops ? 99 : 0};
+    spin_sequence_finished(sequence, attempt, &finish);
     return true;
 }
 
@@ -441,7 +442,8 @@ static void finish_well(struct world *world)
     }
     send_tokens(sequence, &world->client, attempt, world->sent,
                 sequence->config.max_tokens - world->sent);
-    spin_sequence_finished(sequence, attempt, SPIN__V1__FINISH_REASON__FINISH_LENGTH, -1);
+    const struct spin_sequence_finish finish = {SPIN__V1__FINISH_REASON__FINISH_LENGTH, 0};
+    spin_sequence_finished(sequence, attempt, &finish);
     const struct spin_sequence_step step =
         spin_sequence_closed(sequence, attempt, SPIN_OK, "", world->now_ns);
     obey(world, &step, true);
