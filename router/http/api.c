@@ -63,27 +63,26 @@ static void set_remedy(const struct spin_http_api *api, struct spin_api_reply *r
     }
 }
 
+/* `reply` by value: what it points to here is gone afterwards. */
 static void respond_refusal(struct spin_http_api *api, struct spin_http_exchange *exchange,
-                            const struct spin_openai_error *error, struct spin_api_reply *reply)
+                            const struct spin_openai_error *error, struct spin_api_reply reply)
 {
     struct spin_json_writer *writer = &api->scratch;
     char retry_after[16];
     spin_json_writer_reset(writer);
     spin_openai_error_write(error, writer);
-    reply->status = error->http_status;
-    reply->content_type = JSON_TYPE;
-    reply->body = writer->bytes;
-    reply->body_bytes = writer->failed ? 0 : writer->count;
-    set_remedy(api, reply, retry_after);
-    spin_api_respond(api, exchange, reply);
-    reply->extra_value = NULL; /* it may be the text here */
+    reply.status = error->http_status;
+    reply.content_type = JSON_TYPE;
+    reply.body = writer->bytes;
+    reply.body_bytes = writer->failed ? 0 : writer->count;
+    set_remedy(api, &reply, retry_after);
+    spin_api_respond(api, exchange, &reply);
 }
 
 void spin_api_respond_error(struct spin_http_api *api, struct spin_http_exchange *exchange,
                             const struct spin_openai_error *error, const char *request_id)
 {
-    struct spin_api_reply reply = {.request_id = request_id};
-    respond_refusal(api, exchange, error, &reply);
+    respond_refusal(api, exchange, error, (struct spin_api_reply){.request_id = request_id});
 }
 
 static uint64_t format_error(void *context, int status, const char *text, char *out,
@@ -195,9 +194,9 @@ static void refuse_method(const struct spin_api_page *page, const struct route *
     struct spin_openai_error error;
     (void)spin_openai_refuse(&error, SPIN_OPENAI_METHOD, NULL, "%s is asked with %s, not %.20s",
                              route->path, route->method, page->request->method);
-    struct spin_api_reply reply = {
+    const struct spin_api_reply reply = {
         .request_id = page->request_id, .extra_name = "Allow", .extra_value = route->method};
-    respond_refusal(page->api, page->exchange, &error, &reply);
+    respond_refusal(page->api, page->exchange, &error, reply);
 }
 
 static void on_request(void *context, struct spin_http_exchange *exchange,
@@ -292,6 +291,7 @@ spin_status spin_http_api_create(const struct spin_http_api_config *config,
                                  const struct spin_http_api_parts *parts,
                                  struct spin_http_api **out, struct spin_error *err)
 {
+    spin_loop_assert_thread(parts->loop);
     SPIN_ASSERT(config->model_name != NULL);
     SPIN_ASSERT(config->config_text != NULL);
     struct spin_http_api *api = calloc(1, sizeof *api);
@@ -327,6 +327,7 @@ uint32_t spin_http_api_port(const struct spin_http_api *api)
 
 void spin_http_api_drain(struct spin_http_api *api)
 {
+    spin_loop_assert_thread(api->parts.loop);
     api->draining = true;
 }
 
@@ -350,6 +351,7 @@ static void on_server_closed(void *context)
 void spin_http_api_close(struct spin_http_api *api, uint64_t grace_ns,
                          void (*closed)(void *context), void *context)
 {
+    spin_loop_assert_thread(api->parts.loop);
     SPIN_ASSERT(closed != NULL);
     SPIN_ASSERT(api->closed == NULL);
     api->draining = true;
