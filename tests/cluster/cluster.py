@@ -486,13 +486,14 @@ class Cluster:
         self.router.start()
         self.channel = open_channel(self.router.address)
 
-    def add_worker(self, *options, credentials=None):
+    def add_worker(self, *options, credentials=None, other_routers=()):
         if self.stub:
             command = [os.environ["SPIN_STUB_WORKER"], "--model", NAME]
         else:
             command = [os.environ["SPIN_WORKER"], "--model", self.model, "--served-model-name",
                        NAME, "--http-listen", "127.0.0.1:0"]
-        command += ["--listen", "127.0.0.1:0", "--router", self.router.address, *options]
+        routers = ",".join(one.address for one in [self.router, *other_routers])
+        command += ["--listen", "127.0.0.1:0", "--router", routers, *options]
         worker = Member(f"worker{len(self.workers)}", self.folder, command, credentials)
         self.workers.append(worker)
         return worker.start()

@@ -100,6 +100,33 @@ def test_killed_router(slow):
     assert not answer.error and len(answer.text) == 20
 
 
+def test_two_routers(tmp_path):
+    """Both serve the same workers; what one had asked for goes when it is killed, no more."""
+    (tmp_path / "other").mkdir()
+    one = cluster.Cluster(tmp_path, stub=True)
+    other = cluster.Cluster(tmp_path / "other", stub=True)
+    try:
+        one.start_router()
+        other.start_router()
+        for _ in range(2):
+            one.add_worker(*SLOW, other_routers=[other.router])
+        one.wait_workers(2)
+        other.wait_workers(2)
+        lost, kept = ask(one), ask(other)
+        assert sum(worker.load().running for worker in one.workers) == len(lost) + len(kept)
+        one.router.kill()
+        cluster.wait_until(
+            lambda: sum(worker.load().running for worker in one.workers) <= len(kept), 5,
+            "workers are rid of the killed router's streams")
+        for stream in kept:
+            answer = stream.wait()
+            assert not answer.error and len(answer.text) == TOKENS
+        assert all(stream.wait(5).error for stream in lost)
+    finally:
+        one.stop()
+        other.stop()
+
+
 def test_second_signal_ends_at_once(slow):
     ask(slow)
     slow.router.signal(signal.SIGTERM)
