@@ -83,14 +83,44 @@ static void test_short_passes_long(void **state)
     struct spin_admission *admission = make(10, 10);
     struct spin_admission_entry longer = {.prompt_tokens = 2000}; /* costs a second */
     struct spin_admission_entry shorter = {.prompt_tokens = 10};
+    struct spin_admission_entry twin = {.prompt_tokens = 10};
     struct spin_admission_entry late = {.prompt_tokens = 10};
     push(admission, &longer, 0);
     push(admission, &shorter, UINT64_C(500000000));
+    push(admission, &twin, UINT64_C(500000000));
     push(admission, &late, UINT64_C(1100000000)); /* after the long one's own cost */
     assert_ptr_equal(pop(admission), &shorter);
+    assert_ptr_equal(pop(admission), &twin);
     assert_ptr_equal(pop(admission), &longer);
     assert_ptr_equal(pop(admission), &late);
     assert_null(pop(admission));
+    empty_and_destroy(admission);
+}
+
+/* Who sends now and then saves nothing up for later. */
+static void test_nothing_is_saved_up(void **state)
+{
+    (void)state;
+    struct spin_admission *admission = make(100, 50);
+    struct spin_admission_entry tiny = {.tenant = 0, .prompt_tokens = 1};
+    for (uint64_t now_ns = 1; now_ns < 1000; now_ns++) {
+        push(admission, &tiny, now_ns);
+        assert_ptr_equal(pop(admission), &tiny);
+    }
+    struct spin_admission_entry entries[2][50] = {0};
+    for (uint32_t i = 0; i < 50; i++) {
+        for (uint32_t t = 0; t < 2; t++) {
+            entries[t][i].tenant = t;
+            entries[t][i].prompt_tokens = QUANTUM;
+            push(admission, &entries[t][i], 2000);
+        }
+    }
+    uint32_t turns[2] = {0, 0};
+    for (uint32_t i = 0; i < 20; i++) {
+        turns[pop(admission)->tenant]++;
+    }
+    assert_int_equal(turns[0], 10);
+    assert_int_equal(turns[1], 10);
     empty_and_destroy(admission);
 }
 
@@ -227,6 +257,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_short_passes_long),
+        cmocka_unit_test(test_nothing_is_saved_up),
         cmocka_unit_test(test_long_prompt_is_not_starved),
         cmocka_unit_test(test_tenants_share_tokens),
         cmocka_unit_test(test_random),

@@ -310,7 +310,9 @@ static void test_no_worker_in_time(void **state)
     struct spin_sequence sequence;
     const struct spin_sequence_config config = make_config(5, 0);
     spin_sequence_init(&sequence, &config, 3);
-    const struct spin_sequence_times times = {.now_ns = 3 + TIMEOUT_NS, .no_worker_ns = 1};
+    struct spin_sequence_times times = {.now_ns = 3 + TIMEOUT_NS - 1, .no_worker_ns = 1};
+    assert_int_equal(spin_sequence_tick(&sequence, &times).next, SPIN_SEQUENCE_STAY);
+    times.now_ns = 3 + TIMEOUT_NS;
     const struct spin_sequence_step step = spin_sequence_tick(&sequence, &times);
     assert_false(step.cancel);
     assert_int_equal(step.next, SPIN_SEQUENCE_END);
