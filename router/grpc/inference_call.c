@@ -108,11 +108,16 @@ void spin_inference_call_forget(struct spin_inference_call *call)
     call->arena = NULL;
 }
 
+static void destroy(struct spin_inference_call *call)
+{
+    free(call->answers);
+    free(call);
+}
+
 static void finish(struct spin_inference_call *call, spin_status status, const char *text)
 {
     spin_rpc_call_finish(call->rpc, status, text);
-    free(call->answers);
-    free(call);
+    destroy(call);
 }
 
 void spin_inference_call_end(struct spin_inference_call *call, spin_status status, const char *text)

@@ -41,13 +41,13 @@ static void test_no_more_than_sixteen(void **state)
 {
     (void)state;
     char option[17 * 4 + 1] = "a";
-    for (uint32_t i = 0; i < 16; i++) {
+    for (size_t i = 0; i < 16; i++) {
         struct spin_stops stops;
         struct spin_error err = {0};
         SPIN_EXPECT_OK(spin_stops_init(&stops, option, &err), &err);
         assert_int_equal(stops.count, i + 1);
         spin_stops_deinit(&stops);
-        (void)strncat(option, "|||a", 4);
+        (void)snprintf(option + 4 * i + 1, sizeof option - 4 * i - 1, "|||a");
     }
     struct spin_stops stops;
     struct spin_error err = {0};
