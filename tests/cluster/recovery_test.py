@@ -25,12 +25,13 @@ if MODEL == cluster.MODEL:
 WORKER_TIMEOUT_S = 1.0
 
 HTTP, GRPC = "http", "grpc"
-# What streams at once: both doors, greedy and drawn, with logprobs, with penalties, whose state is
-# the tokens before.
+# What streams at once: both doors, greedy and drawn, with logprobs, the prompt's too, with a stop
+# string that holds text back, with penalties, whose state is the tokens before.
 REQUESTS = [
     (HTTP, {"prompt": "The first of eight", "temperature": 0}),
-    (HTTP, {"prompt": "Drawn with a seed", "temperature": 1.0, "seed": 7}),
-    (HTTP, {"prompt": "With its logprobs", "temperature": 0, "logprobs": 3}),
+    (HTTP, {"prompt": "Drawn with a seed", "temperature": 1.0, "seed": 7,
+            "stop": ["no such text", "nor this"]}),
+    (HTTP, {"prompt": "With its logprobs", "temperature": 0, "logprobs": 3, "echo": True}),
     (HTTP, {"prompt": "Cut at the top", "temperature": 0.9, "top_p": 0.9, "top_k": 40, "seed": 11,
             "logprobs": 1}),
     (GRPC, {"prompt": "Through the other door", "temperature": 0}),
@@ -57,7 +58,8 @@ def answers_when_nothing_happens(c):
         if door == GRPC:
             assert len(answer.tokens) == TOKENS
         if "logprobs" in fields:
-            assert len(answer.logprobs) == TOKENS and answer.logprobs[-1] <= 0
+            prompt_tokens = len(answer.logprobs) - TOKENS
+            assert (prompt_tokens > 0) == ("echo" in fields) and answer.logprobs[-1] <= 0
     assert len({answer.text for answer in answers}) == len(answers)
     return answers
 

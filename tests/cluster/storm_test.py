@@ -50,7 +50,8 @@ def test_storm(tmp_path):
     rng = random.Random(SEED)
     times = tmp_path / "times"
     with cluster.running(tmp_path, workers=WORKERS, stub=True, router_options=ROUTER_OPTIONS,
-                         worker_options=["--tokens-per-s", "30", "--times", str(times)]) as c:
+                         worker_options=["--tokens-per-s", "30", "--ttft", "50ms", "--times",
+                                         str(times)]) as c:
         with start_client(c, times) as client:
             count = 0
             while client.poll() is None:
