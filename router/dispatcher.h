@@ -71,6 +71,8 @@ SPIN_MUST_USE spin_status spin_dispatcher_submit(struct spin_dispatcher *dispatc
                                                  struct spin_error *err);
 /* Nobody wants it any more: the sink is not called again, the handle is void. */
 void spin_dispatcher_cancel(struct spin_dispatcher *dispatcher, struct spin_generation *generation);
+/* Memory of one that is open, its tokens and its text aside. */
+uint64_t spin_dispatcher_generation_bytes(void);
 /* Seconds after which a refused client may try again: at least 1. */
 uint32_t spin_dispatcher_retry_after_s(const struct spin_dispatcher *dispatcher);
 /* Who is there: for Join, Describe, health and limits. */

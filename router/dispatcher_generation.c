@@ -11,6 +11,11 @@
 /* Tokens that go into the sequence at once. */
 #define SLICE_TOKENS 64u
 
+uint64_t spin_dispatcher_generation_bytes(void)
+{
+    return sizeof(struct spin_generation) + ARENA_CHUNK_BYTES;
+}
+
 /* --- what was asked --- */
 
 /* The largest request: a prompt as long as a message may be, and the API's limits. */

@@ -11,8 +11,11 @@ int main(int argc, char **argv)
     struct spin_config_values *values = NULL;
     struct spin_error err = {0};
     bool exit_now = false;
-    const spin_status status = spin_config_load(&spin_router_config_spec, argc, argv, environ,
-                                                &options, &values, &exit_now, &err);
+    spin_status status = spin_config_load(&spin_router_config_spec, argc, argv, environ, &options,
+                                          &values, &exit_now, &err);
+    if (status == SPIN_OK && !exit_now) {
+        status = spin_router_options_check(&options, &err);
+    }
     int code = 0;
     if (status != SPIN_OK) {
         (void)fprintf(stderr, "spin-router: %s\n", err.text);

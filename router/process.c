@@ -96,8 +96,8 @@ static void log_memory(const struct process *process)
                    "heap, while requests are read");
     log_memory_row("http outboxes", options->max_connections, options->write_buffer_bytes,
                    "heap, as far as clients do not read");
-    log_memory_row("prompts", options->max_generations, sizeof(int32_t),
-                   "heap, times the tokens of each, until it ends");
+    log_memory_row("sequences", options->max_generations, spin_dispatcher_generation_bytes(),
+                   "heap, while they are open; and 8 B a token");
 }
 
 /* host:port that processes on this machine can dial: 127.0.0.1 for a wildcard. */
@@ -274,7 +274,6 @@ static void on_health(void *context)
 
 static spin_status create_parts(struct process *process, struct spin_error *err)
 {
-    SPIN_TRY(spin_router_options_check(process->options, err));
     SPIN_TRY(create_config_text(process, err));
     SPIN_TRY(open_model(process, err));
     SPIN_TRY(spin_tenants_create(process->options->api_key, process->options->api_keys_file,

@@ -2,7 +2,7 @@
  *
  * Why        main parses options; everything that has an order (what is created before what, who
  *            stops first) is here in one place.
- * Ownership  Borrows the options and the values until it returns.
+ * Ownership  Borrows the options, which have been checked, and the values until it returns.
  * Threading  The main thread, which becomes the loop's.
  * Errors     Logged where they are decided; the result is the exit code: 0 after a clean shutdown,
  *            1 otherwise. A second signal during the shutdown ends the process at once. */
