@@ -2,6 +2,7 @@
 
 import math
 import os
+import pathlib
 import re
 import subprocess
 
@@ -55,6 +56,20 @@ def test_score(c):
     assert all(value < 0 for value in values)
     perplexity = math.exp(-sum(values) / len(values))
     assert float(last.split()[1]) == pytest.approx(perplexity, rel=1e-3)
+
+
+def test_without_bazel(c, tmp_path):
+    """As docs/sdk.md says, with the compiler alone."""
+    document = pathlib.Path(os.environ["SPIN_SDK_DOCUMENT"]).read_text()
+    link = re.search(r"-L spin/lib (.*) -o generate", document)[1].split()
+    subprocess.run(["tar", "-xf", os.environ["SPIN_SDK"]], cwd=tmp_path, check=True)
+    subprocess.run(["cc", "-std=c17", "-I", "spin/include", os.environ["SPIN_EXAMPLE_SOURCE"],
+                    "-L", "spin/lib", *link, "-o", "generate"], cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "generate", c.router.address, "Who is there?"], timeout=60,
+                          check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert b"tokens in" in done.stderr
 
 
 def test_a_wrong_address():
