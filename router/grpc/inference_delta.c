@@ -52,24 +52,34 @@ void spin_inference_scratch_destroy(struct spin_inference_scratch *scratch)
     free(scratch);
 }
 
-/* Whole characters of the next TEXT_BYTES, as a C string: protobuf-c's strings cannot hold U+0000,
- * which comes out as U+FFFD. Returns the bytes used. */
+uint64_t spin_inference_copy_text(char *out, const char *text, uint64_t bytes)
+{
+    if (bytes == 0) {
+        return 0;
+    }
+    if (memchr(text, '\0', bytes) == NULL) { /* nearly always */
+        memcpy(out, text, bytes);
+        return bytes;
+    }
+    uint64_t written = 0;
+    for (uint64_t i = 0; i < bytes; i++) {
+        const bool nul = text[i] == '\0';
+        const char *source = nul ? SPIN_UTF8_REPLACEMENT : text + i;
+        const uint32_t count = nul ? SPIN_UTF8_REPLACEMENT_BYTES : 1;
+        memcpy(out + written, source, count);
+        written += count;
+    }
+    return written;
+}
+
+/* Whole characters of the next TEXT_BYTES, as a C string. Returns the bytes used. */
 static uint64_t fill_text(struct spin_inference_scratch *scratch, const char *text, uint64_t bytes)
 {
     uint64_t used = SPIN_MIN(bytes, TEXT_BYTES);
     while (used < bytes && ((uint8_t)text[used] & 0xC0) == 0x80) {
         used--; /* not inside a character */
     }
-    uint64_t written = 0;
-    for (uint64_t i = 0; i < used; i++) {
-        if (text[i] == '\0') {
-            memcpy(scratch->text + written, SPIN_UTF8_REPLACEMENT, SPIN_UTF8_REPLACEMENT_BYTES);
-            written += SPIN_UTF8_REPLACEMENT_BYTES;
-        } else {
-            scratch->text[written++] = text[i];
-        }
-    }
-    scratch->text[written] = '\0';
+    scratch->text[spin_inference_copy_text(scratch->text, text, used)] = '\0';
     return used;
 }
 

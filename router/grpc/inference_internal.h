@@ -116,6 +116,9 @@ struct spin_inference_answer {
     struct spin_generation *generation; /* NULL: ended, or never submitted */
     uint32_t index;
 };
+/* protobuf-c's strings end at a NUL, so U+0000 comes out as U+FFFD: `out` has room for three times
+ * the bytes. Returns the bytes written. Any thread. */
+uint64_t spin_inference_copy_text(char *out, const char *text, uint64_t bytes);
 /* protobuf-c's string fields are not const; packing only reads them. */
 char *spin_inference_borrow(const char *text);
 /* One message, or several when one would grow too large. `request_id` NULL: it was sent. */

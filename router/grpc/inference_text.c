@@ -3,8 +3,6 @@
 #include "model/text/utf8.h"
 #include "router/grpc/inference_internal.h"
 
-#include <string.h>
-
 #define CALLS_MAX 256u
 #define ARENA_BYTES (UINT64_C(16) << 20) /* a 1 MiB request of the smallest parts is refused */
 /* So that the answer is below SPIN_RPC_MESSAGE_BYTES_MAX: an id takes three bytes, its text ... */
@@ -45,59 +43,40 @@ static void ready_tokenize(struct spin_inference_call *call)
 
 /* --- Detokenize --- */
 
-struct text_writer {
-    char *bytes;
-    uint64_t count;
-};
-
-/* U+0000 comes out as U+FFFD, as in Generate. False: no room. */
-static bool write_text(struct text_writer *writer, const char *text, uint64_t bytes)
-{
-    for (uint64_t i = 0; i < bytes; i++) {
-        if (writer->count + SPIN_UTF8_REPLACEMENT_BYTES > TEXT_BYTES_MAX) {
-            return false;
-        }
-        if (text[i] == '\0') {
-            memcpy(writer->bytes + writer->count, SPIN_UTF8_REPLACEMENT,
-                   SPIN_UTF8_REPLACEMENT_BYTES);
-            writer->count += SPIN_UTF8_REPLACEMENT_BYTES;
-        } else {
-            writer->bytes[writer->count++] = text[i];
-        }
-    }
-    return true;
-}
-
+/* *out: NUL-terminated, in the arena. */
 static spin_status detokenize(const struct spin_tokenizer *tokenizer,
                               const Spin__V1__DetokenizeRequest *message, struct spin_arena *arena,
-                              struct text_writer *writer, struct spin_error *err)
+                              char **out, struct spin_error *err)
 {
     const uint64_t capacity = (uint64_t)spin_tokenizer_piece_bytes_max(tokenizer) * 3 + 12;
     const uint32_t vocab = spin_tokenizer_vocab(tokenizer);
     char *piece = spin_arena_take(arena, capacity);
-    writer->bytes = spin_arena_take(arena, TEXT_BYTES_MAX + 1);
-    if (piece == NULL || writer->bytes == NULL) {
+    char *text =
+        spin_arena_take(arena, TEXT_BYTES_MAX + capacity * SPIN_UTF8_REPLACEMENT_BYTES + 1);
+    if (piece == NULL || text == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "tokens: no memory for their text");
     }
     struct spin_detokenizer detokenizer;
     spin_detokenizer_init(&detokenizer, tokenizer, false);
-    bool fits = true;
-    for (size_t i = 0; i < message->n_tokens && fits; i++) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < message->n_tokens && count <= TEXT_BYTES_MAX; i++) {
         const int32_t token = message->tokens[i];
         if (token < 0 || (uint32_t)token >= vocab) {
             return spin_fail(err, SPIN_ERR_INVALID, "tokens[%zu]: %d, the vocabulary is 0..%u", i,
                              token, vocab - 1);
         }
         const uint64_t bytes = spin_detokenizer_push(&detokenizer, token, piece, capacity);
-        fits = write_text(writer, piece, bytes);
+        count += spin_inference_copy_text(text + count, piece, bytes);
     }
-    fits =
-        fits && write_text(writer, piece, spin_detokenizer_finish(&detokenizer, piece, capacity));
-    if (!fits) {
+    if (count <= TEXT_BYTES_MAX) {
+        count += spin_detokenizer_finish(&detokenizer, text + count, capacity);
+    }
+    if (count > TEXT_BYTES_MAX) {
         return spin_fail(err, SPIN_ERR_LIMIT, "tokens: their text is over %llu bytes",
                          (unsigned long long)TEXT_BYTES_MAX);
     }
-    writer->bytes[writer->count] = '\0';
+    text[count] = '\0';
+    *out = text;
     return SPIN_OK;
 }
 
@@ -106,11 +85,8 @@ static spin_status prepare_detokenize(struct spin_inference_call *call,
 {
     const Spin__V1__DetokenizeRequest *message = (const Spin__V1__DetokenizeRequest *)base;
     SPIN_TRY(spin_inference_check_model(call, message->model, err));
-    struct text_writer writer = {0};
-    SPIN_TRY(detokenize(call->line->inference->parts.prompt.tokenizer, message, call->arena,
-                        &writer, err));
-    call->made.text = writer.bytes;
-    return SPIN_OK;
+    return detokenize(call->line->inference->parts.prompt.tokenizer, message, call->arena,
+                      &call->made.text, err);
 }
 
 static void ready_detokenize(struct spin_inference_call *call)
