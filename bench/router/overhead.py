@@ -122,7 +122,7 @@ def record_profile(pid, path):
         report = subprocess.run(["perf", "report", "--stdio", "--input", data, "--sort", keys,
                                  "--percent-limit", "0.7"], stdout=subprocess.PIPE,
                                 stderr=subprocess.DEVNULL, text=True, check=False)
-        lines = [line.rstrip() for line in report.stdout.splitlines()
+        lines = [" ".join(line.split()).removesuffix(" - -") for line in report.stdout.splitlines()
                  if line.strip() and not line.startswith("#")]
         print(f"perf, {keys}:\n" + "\n".join(lines))
     pathlib.Path(data).unlink(missing_ok=True)

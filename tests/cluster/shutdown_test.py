@@ -7,8 +7,8 @@ import pytest
 
 from tests.cluster import cluster
 
-TOKENS = 300
-SLOW = ["--tokens-per-s", "100"]  # 300 tokens take 3 s
+TOKENS = 150
+SLOW = ["--tokens-per-s", "100"]  # 150 tokens take 1.5 s
 GRACE_S = 1.0
 
 

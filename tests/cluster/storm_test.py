@@ -14,7 +14,7 @@ import time
 from tests.cluster import cluster
 
 SEED = int(os.environ.get("SPIN_SEED", "20261123"))
-SECONDS = int(os.environ.get("SPIN_SECONDS", "8"))
+SECONDS = int(os.environ.get("SPIN_SECONDS", "6"))
 STREAMS = 200
 WORKERS = 3
 # Many may fail one sequence here; the default stops after 8.
