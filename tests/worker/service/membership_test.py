@@ -218,6 +218,6 @@ def test_the_token_is_shown_and_asked_for(router, tmp_path):
 ])
 def test_refused_options(options, said):
     given = ["--model", "random:tiny", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
-    done = run("SPIN_WORKER", *given, *options)
+    done = run(*given, *options)
     assert done.returncode != 0
     assert said in done.stderr, done.stderr

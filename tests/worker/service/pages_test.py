@@ -166,7 +166,7 @@ def test_no_pages(tmp_path):
 
 
 def test_a_taken_port_names_the_option(worker):
-    taken = run("SPIN_WORKER", "--model", "random:tiny", "--listen", "127.0.0.1:0",
+    taken = run("--model", "random:tiny", "--listen", "127.0.0.1:0",
                 "--http-listen", worker.http_address)
     assert taken.returncode == 1
     assert worker.http_address in taken.stderr and "--http-listen" in taken.stderr

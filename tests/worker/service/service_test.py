@@ -10,8 +10,7 @@ import grpc
 import pytest
 
 from tests.worker.service.spin_grpc import (CANCELLED, LENGTH, MESSAGES, MODEL, STOP, collect,
-                                            foreign_client, request, run, running, spin,
-                                            wait_until)
+                                            foreign_client, request, run, running, wait_until)
 
 # One engine step of the demo model takes 10 to 20 ms here, a prefill unit less.
 FREED_LIMIT_S = 0.5
@@ -298,21 +297,15 @@ def test_second_signal_ends_at_once(tmp_path):
 
 
 def test_start_up_errors_name_the_option(worker):
-    taken = run("SPIN_WORKER", "--model", "random:tiny", "--listen", worker.address)
+    taken = run("--model", "random:tiny", "--listen", worker.address)
     assert taken.returncode == 1
     assert f"cannot listen on {worker.address}: Address already in use; choose another with --listen" \
         in taken.stderr
-    assert run("SPIN_WORKER").returncode == 2
-    assert "--model" in run("SPIN_WORKER").stderr
-    missing = run("SPIN_WORKER", "--model", "/nowhere/model.gguf")
+    assert run().returncode == 2
+    assert "--model" in run().stderr
+    missing = run("--model", "/nowhere/model.gguf")
     assert missing.returncode == 1 and "/nowhere/model.gguf" in missing.stderr
-    bad = run("SPIN_WORKER", "--model", "random:tiny", "--max-num-seqs", "0")
+    bad = run("--model", "random:tiny", "--max-num-seqs", "0")
     assert bad.returncode == 2 and "--max-num-seqs" in bad.stderr and "1..1024" in bad.stderr
-    port = run("SPIN_WORKER", "--model", "random:tiny", "--listen", "nowhere")
+    port = run("--model", "random:tiny", "--listen", "nowhere")
     assert port.returncode == 1 and "host:port" in port.stderr
-
-
-def test_status_command(worker):
-    shown = spin("status", "--worker", worker.address)
-    assert shown.returncode == 0, shown.stderr
-    assert worker.address in shown.stdout and "role unified" in shown.stdout

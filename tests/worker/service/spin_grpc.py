@@ -1,6 +1,6 @@
 """A gRPC client that is not ours (grpcio) and the processes under test, for the tests of this folder.
 
-Environment: SPIN_WORKER, SPIN_CLIENT (programs), SPIN_DESCRIPTORS (FileDescriptorSet), SPIN_MODEL.
+Environment: SPIN_WORKER (program), SPIN_DESCRIPTORS (FileDescriptorSet), SPIN_MODEL.
 """
 
 import contextlib
@@ -147,15 +147,11 @@ def collect(stream):
     return [token.token for m in messages for token in m.tokens], messages[-1]
 
 
-def run(program, *arguments, given=None):
-    """Runs SPIN_WORKER or SPIN_CLIENT to its end; `given` is its standard input."""
-    source = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
-    return subprocess.run([os.environ[program], *arguments], text=True, timeout=60, env=CLEAN,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **source)
-
-
-def spin(*arguments, given=None):
-    return run("SPIN_CLIENT", *arguments, given=given)
+def run(*arguments):
+    """Runs the worker to its end."""
+    return subprocess.run([os.environ["SPIN_WORKER"], *arguments], text=True, timeout=60, env=CLEAN,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          check=False)
 
 
 CLIENT = """
