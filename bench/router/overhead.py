@@ -1,6 +1,6 @@
 """What a streamed token costs the router, and how long it is on its way through it.
 
-usage: overhead.py ROUTER STUB_WORKER STREAM_CLIENT SOCKET_FLOOR [--runs N] [--seconds S] [--perf]
+usage: overhead.py ROUTER STUB_WORKER STREAM_CLIENT SOCKET_FLOOR [--runs N] ... (--help)
 
 Router, four stub workers and a client are processes of their own; each run starts new ones. First
 the client streams at a high rate, and the router's processor time over the tokens is what a token
@@ -13,6 +13,7 @@ client are part of it: an upper bound. The floor is what a read and a write of a
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import statistics
@@ -176,7 +177,11 @@ def main():
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--rate", type=float, default=HIGH_RATE)
     parser.add_argument("--perf", action="store_true", help="one more run, under perf")
+    parser.add_argument("--realtime", action="store_true",
+                        help="all of it before whatever else the machine runs (SCHED_RR)")
     options = parser.parse_args()
+    if options.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # inherited
     programs = Programs(*options.programs)
     print(f"{STREAMS} streams of {ANSWER_TOKENS} tokens, {WORKERS} stub workers, {options.runs} "
           f"runs of {options.seconds} s", flush=True)

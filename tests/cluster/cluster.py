@@ -39,12 +39,13 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (HARD_FILES, HARD_FILES))
 
 
 def wait_until(condition, limit_s, what="", interval_s=0.005):
-    """Waits for a true value and returns it; fails with `what` after limit_s."""
+    """Waits for a true value; fails with `what` (a text, or a function that gives one) after limit_s."""
     deadline = time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"still not so after {limit_s} s: {what}"
+    while not condition():
+        if time.monotonic() >= deadline:
+            raise AssertionError(
+                f"still not so after {limit_s} s: {what() if callable(what) else what}")
         time.sleep(interval_s)
-    return value
 
 
 def load_messages():
@@ -87,7 +88,7 @@ class Process:
                  str(self.port_file)],
                 env=CLEAN, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(lambda: self.port_file.exists() or self.process.poll() is not None,
-                   READY_LIMIT_S, f"{self.name} is ready: {self.log()}")
+                   READY_LIMIT_S, lambda: f"{self.name} is ready: {self.log()}")
         assert self.process.poll() is None, self.log()
         self.read_addresses(self.port_file.read_text().splitlines())
         return self
@@ -112,23 +113,29 @@ class Process:
         return self.process is not None and self.process.poll() is None
 
     def signal(self, number):
+        assert self.alive(), self.log()
         self.process.send_signal(number)
 
     def kill(self):
-        self.process.kill()
+        self.signal(signal.SIGKILL)
         self.process.wait(10)
 
     def terminate(self, limit_s=30):
         """SIGTERM; returns the exit code."""
-        self.process.send_signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         return self.process.wait(limit_s)
 
     def stop(self):
-        if self.alive():
+        """False: it had ended in a way that no test asked for. Streams recover from a crash, so
+        nothing else might show it."""
+        if self.process is None:
+            return True
+        code = self.process.poll()
+        if code is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
-        if self.process is not None:
             self.process.wait(10)
+        return code in (None, 0, -signal.SIGKILL, -signal.SIGTERM)
 
     def resident_bytes(self):
         text = pathlib.Path(f"/proc/{self.pid}/status").read_text()
@@ -175,7 +182,7 @@ class Member(Process):
     def stop(self):
         if self.channel is not None:
             self.channel.close()
-        super().stop()
+        return super().stop()
 
 
 def with_option(command, name, value):
@@ -501,7 +508,7 @@ class Cluster:
     def wait_workers(self, count, limit_s=READY_LIMIT_S):
         """Until the router would send requests to `count` workers."""
         wait_until(lambda: self.router.metrics()["spin_router_workers"] == count, limit_s,
-                   f"{count} workers; router: {self.router.log()}", interval_s=0.02)
+                   lambda: f"{count} workers\n{self.logs()}", interval_s=0.02)
 
     def metric(self, name, **labels):
         return self.router.metrics().get(name, **labels)
@@ -538,13 +545,14 @@ class Cluster:
     def stop(self):
         if self.channel is not None:
             self.channel.close()
-        for one in [*self.workers, self.router]:
-            one.stop()
+        crashed = [one for one in [*self.workers, self.router] if not one.stop()]
+        assert not crashed, "\n".join(
+            f"{one.name} ended with {one.process.returncode}:\n{one.log()}" for one in crashed)
 
 
 @contextlib.contextmanager
 def running(folder, workers=2, model=MODEL, stub=False, router_options=(), worker_options=()):
-    """A cluster that is ready; its logs are printed when the test fails."""
+    """A cluster that is ready; a process that crashes in it fails the test."""
     one = Cluster(folder, model=model, stub=stub, router_options=router_options)
     try:
         one.start_router()
@@ -552,8 +560,5 @@ def running(folder, workers=2, model=MODEL, stub=False, router_options=(), worke
             one.add_worker(*worker_options)
         one.wait_workers(workers)
         yield one
-    except BaseException:
-        print(one.logs())
-        raise
     finally:
         one.stop()
