@@ -1,7 +1,7 @@
 /* ops_bench: time per call of the fast CPU ops at SmolLM2-135M's sizes, beside the floor of the
  * machine.
  *
- *   bazel run -c opt //bench/kernels:ops_bench -- [threads]
+ *   bazel run -c opt //bench/kernels:ops_bench -- [threads [floor]]    floor: only that
  *
  * Method     The floor is the measured read bandwidth of the same threads over 128 MiB: a call
  *            cannot be faster than the bytes it has to read. Weights are taken from 96 MiB in turn,
@@ -404,6 +404,11 @@ int main(int argc, char **argv)
     struct bench bench = {0};
     setup(&bench, threads > UINT32_MAX ? 0 : (uint32_t)threads);
     measure_floor(&bench);
+    if (argc > 2 && strcmp(argv[2], "floor") == 0) {
+        (void)printf("RESULT floor_gbs=%.1f\n", bench.floor_bytes_per_ns);
+        teardown(&bench);
+        return 0;
+    }
     bench_small(&bench);
     bench_attention(&bench, "attention 1 query of 128", 1, 128);
     bench_attention(&bench, "attention 1 query of 4000", 1, 4000);
