@@ -1,7 +1,7 @@
-/* The fast attention's inner parts with 512-bit vectors: sixteen tokens, or sixteen columns, at once.
+/* The fast attention's inner parts with 512-bit vectors: sixteen tokens, or columns, at once.
  *
- * Every sum is the AVX2 variant's, in its order: a lane is a token (scores) or a column (values), and
- * what a lane adds up does not depend on how many lanes stand beside it. */
+ * Every sum is the AVX2 variant's, in its order: a lane is a token (scores) or a column (values),
+ * and what a lane adds up does not depend on how many lanes stand beside it. */
 #include "kernels/attention_tile.h"
 
 #include <immintrin.h>

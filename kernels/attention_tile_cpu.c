@@ -225,8 +225,8 @@ static void weigh_split(struct spin_attention_tile *tile, const struct spin_page
     }
 }
 
-/* K and V of two tiles, which lie together: V is wanted soon after, and alone every other KiB of K is
- * a pattern that hardware does not follow. */
+/* K and V of two tiles, which lie together: V is wanted soon after, and alone every other KiB of K
+ * is a pattern that hardware does not follow. */
 static void prefetch_block(const struct spin_page_lists *pages, uint64_t row,
                            struct spin_range tokens)
 {

@@ -1,5 +1,5 @@
-/* Any bytes as the body of every endpoint: they are refused with an error that a client can read, or
- * become values within the API's limits, and tokens. */
+/* Any bytes as the body of every endpoint: they are refused with an error that a client can read,
+ * or become values within the API's limits, and tokens. */
 #include "base/assert.h"
 #include "router/http/intake.h"
 #include "tests/fuzz/fuzz.h"
