@@ -236,7 +236,8 @@ def find_white_space(source):
 LATER = re.compile(r"\b(?:TO" r"DO(?!\([a-z]+\): )|FIX" r"ME|XX" r"X|HA" r"CK)\b")
 # The tree stands alone: it names no host to download from and no folder of somebody's machine.
 # This machine's own addresses, and those that a program fills in, are nobody's host.
-FOREIGN = re.compile(r"https?:" r"//(?!example\.org\b|127\.0\.0\.1\b|localhost\b|[%${])|(?<![\w$}\"])/(?:ho" r"me|wo" r"rk|us" r"r/local/src)/")
+FOREIGN = re.compile(r"https?:" r"//(?!example\.org\b|127\.0\.0\.1\b|localhost\b|[%${])"
+                     r"|(?<![\w$}\"])/(?:ho" r"me|wo" r"rk|us" r"r/local/src)/")
 
 
 def find_later(source):
