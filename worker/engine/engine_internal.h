@@ -78,7 +78,7 @@ struct spin_engine {
 /* The body of the engine's thread: returns when the engine was stopped and every sink has been
  * told. */
 void spin_engine_run(struct spin_engine *engine);
-/* Tells the load board and the gauges how things stand: once at create, then the engine's thread. */
+/* Tells the load board and the gauges how things stand: create, then the engine's thread. */
 void spin_engine_publish(struct spin_engine *engine);
 
 /* engine_emit.c */
