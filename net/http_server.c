@@ -1,3 +1,4 @@
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "net/http_internal.h"
@@ -243,8 +244,8 @@ static int listen_on(const struct addrinfo *address)
 static spin_status open_listener(const struct spin_http_server_config *config, int *out,
                                  struct spin_error *err)
 {
-    struct spin_net_target target;
-    SPIN_TRY(spin_net_split(config->listen, &target, err));
+    struct spin_address target;
+    SPIN_TRY(spin_address_split(config->listen, &target, err));
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     struct addrinfo *found = NULL;
     const int failure = getaddrinfo(target.host, target.port, &hints, &found);

@@ -3,7 +3,7 @@
  * Why        Timers, names and the HTTP server are handles of the one libuv loop; nothing outside
  *            net/ sees libuv.
  * Threading  The loop's thread; addresses: any thread.
- * Errors     Address texts come from people: INVALID says what was wrong with them. */
+ * Errors     Foreign failures as ours. */
 #pragma once
 
 #include "base/assert.h"
@@ -13,7 +13,6 @@
 
 SPIN_BEGIN_DECLS
 
-#define SPIN_NET_HOST_BYTES 256   /* a DNS name has at most 253 */
 #define SPIN_NET_ADDRESS_BYTES 64 /* "[v6]:port" needs 54 */
 
 struct uv_loop_s *spin_loop_uv(struct spin_loop *loop);
@@ -24,13 +23,6 @@ void spin_loop_release(struct spin_loop *loop);
 /* A foreign failure as ours. */
 spin_status spin_net_status(int uv_error);
 
-struct spin_net_target {
-    char host[SPIN_NET_HOST_BYTES]; /* without brackets */
-    char port[8];
-};
-/* Splits "host:port" and "[v6]:port". */
-SPIN_MUST_USE spin_status spin_net_split(const char *text, struct spin_net_target *out,
-                                         struct spin_error *err);
 /* "1.2.3.4:80", "[::1]:80"; "?" for a family that is neither. */
 void spin_net_format(const struct sockaddr *address, char out[SPIN_NET_ADDRESS_BYTES]);
 

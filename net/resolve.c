@@ -1,3 +1,4 @@
+#include "base/address.h"
 #include "net/loop_internal.h"
 
 #include <uv.h>
@@ -10,7 +11,7 @@ struct resolve {
     uv_getaddrinfo_t uv;
     spin_resolved_fn done;
     void *context;
-    struct spin_net_target target;
+    struct spin_address target;
 };
 
 struct found {
@@ -52,7 +53,7 @@ static void release_resolve(uv_getaddrinfo_t *uv, int failure, struct addrinfo *
     done(context, status, found.pointers, found.count);
 }
 
-static struct resolve *resolve_create(const struct spin_net_target *target, spin_resolved_fn done,
+static struct resolve *resolve_create(const struct spin_address *target, spin_resolved_fn done,
                                       void *context)
 {
     struct resolve *resolve = calloc(1, sizeof *resolve);
@@ -74,8 +75,8 @@ spin_status spin_loop_resolve(struct spin_loop *loop, const char *target, spin_r
                               void *context, struct spin_error *err)
 {
     SPIN_ASSERT(done != NULL);
-    struct spin_net_target parts;
-    SPIN_TRY(spin_net_split(target, &parts, err));
+    struct spin_address parts;
+    SPIN_TRY(spin_address_split(target, &parts, err));
     struct resolve *resolve = resolve_create(&parts, done, context);
     if (resolve == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "resolving %.128s", target);

@@ -1,12 +1,12 @@
 /* The set of routers: which there are, by name, and one link to each. */
 #include "proto/join.h"
 
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "proto/join_internal.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +21,7 @@ struct spin_join_target {
     struct spin_join *join; /* NULL: destroyed, and the resolution not over yet */
     uint32_t index;
     char text[TARGET_BYTES_MAX]; /* "host:port" */
-    char host[TARGET_BYTES_MAX]; /* without brackets: what a certificate is made out to */
+    struct spin_address parts;   /* the host is what a certificate is made out to */
     bool resolving;
     bool failure_logged;
 };
@@ -36,16 +36,6 @@ static spin_status resolve(struct spin_join_target *target, struct spin_error *e
     SPIN_TRY(spin_loop_resolve(target->join->loop, target->text, on_resolved, target, err));
     target->resolving = true;
     return SPIN_OK;
-}
-
-/* The name that a certificate is made out to: no port, no brackets. `text` is host:port. */
-static void copy_host(const char *text, char out[TARGET_BYTES_MAX])
-{
-    const char *colon = strrchr(text, ':');
-    const bool bracketed = text[0] == '[' && colon[-1] == ']';
-    const char *host = text + (bracketed ? 1 : 0);
-    const char *end = colon - (bracketed ? 1 : 0);
-    (void)snprintf(out, TARGET_BYTES_MAX, "%.*s", (int)(end - host), host);
 }
 
 static struct spin_join_target *target_create(struct spin_join *join, const char *text,
@@ -81,9 +71,8 @@ static spin_status add_target(struct spin_join *join, const char *text, size_t b
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "join: %zu bytes", sizeof *target);
     }
     join->targets[join->target_count++] = target;
-    SPIN_TRY(resolve(target, err)); /* refuses what is not host:port */
-    copy_host(target->text, target->host);
-    return SPIN_OK;
+    SPIN_TRY(spin_address_split(target->text, &target->parts, err));
+    return resolve(target, err);
 }
 
 static spin_status add_targets(struct spin_join *join, const char *routers, struct spin_error *err)
@@ -119,7 +108,7 @@ static void want_link(struct spin_join_target *target, const char *address)
         if (join->link_count == SPIN_JOIN_ROUTERS_MAX) {
             status = spin_fail(&err, SPIN_ERR_LIMIT, "more than %u routers", SPIN_JOIN_ROUTERS_MAX);
         } else {
-            status = spin_join_link_create(join, address, target->host, &link, &err);
+            status = spin_join_link_create(join, address, target->parts.host, &link, &err);
         }
         if (status != SPIN_OK) {
             SPIN_WARN("router left out: router=%s why=%s", address, err.text);

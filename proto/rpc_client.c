@@ -1,5 +1,6 @@
 #include "proto/rpc_client.h"
 
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/clock.h"
 #include "proto/rpc_client_internal.h"
@@ -139,7 +140,8 @@ spin_status spin_rpc_client_create(struct spin_rpc_thread *thread,
                                    const struct spin_rpc_client_config *config,
                                    struct spin_rpc_client **out, struct spin_error *err)
 {
-    SPIN_TRY(spin_rpc_address_check(config->target, err));
+    struct spin_address parts; /* gRPC core would try a wrong one for ever */
+    SPIN_TRY(spin_address_split(config->target, &parts, err));
     struct spin_rpc_client *client = calloc(1, sizeof *client);
     if (client == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "rpc client: %zu bytes", sizeof *client);

@@ -1,3 +1,4 @@
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/log.h"
 #include "proto/rpc_internal.h"
@@ -41,54 +42,13 @@ void spin_rpc_core_release(void)
     grpc_shutdown_blocking();
 }
 
-/* Splits "host:port" and "[v6]:port"; false when it is neither. */
-static bool split_address(const char *address, char host[256], char port[8])
-{
-    const char *colon = strrchr(address, ':');
-    if (colon == NULL || colon == address) {
-        return false;
-    }
-    const char *first = address;
-    uint64_t host_bytes = (uint64_t)(colon - address);
-    if (address[0] == '[') {
-        if (colon[-1] != ']') {
-            return false;
-        }
-        first++;
-        host_bytes -= 2;
-    } else if (memchr(address, ':', host_bytes) != NULL) {
-        return false; /* IPv6 without brackets: which colon starts the port? */
-    }
-    const uint64_t port_bytes = strlen(colon + 1);
-    if (host_bytes == 0 || host_bytes > 255 || port_bytes == 0 || port_bytes > 5 ||
-        strspn(colon + 1, "0123456789") != port_bytes) {
-        return false;
-    }
-    memcpy(host, first, host_bytes);
-    host[host_bytes] = '\0';
-    memcpy(port, colon + 1, port_bytes + 1);
-    return strtoul(port, NULL, 10) <= 65535;
-}
-
-spin_status spin_rpc_address_check(const char *address, struct spin_error *err)
-{
-    char host[256];
-    char port[8];
-    if (!split_address(address, host, port)) {
-        return spin_fail(err, SPIN_ERR_INVALID,
-                         "address \"%.128s\": not host:port with a port of 0..65535", address);
-    }
-    return SPIN_OK;
-}
-
 spin_status spin_rpc_address_explain(const char *address, const char *flag, struct spin_error *err)
 {
-    char host[256];
-    char port[8];
-    SPIN_ASSERT(split_address(address, host, port));
+    struct spin_address parts;
+    SPIN_TRY(spin_address_split(address, &parts, err));
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     struct addrinfo *found = NULL;
-    const int failure = getaddrinfo(host, port, &hints, &found);
+    const int failure = getaddrinfo(parts.host, parts.port, &hints, &found);
     if (failure != 0) {
         return spin_fail(err, SPIN_ERR_IO, "cannot listen on %.128s: %s; choose another with %s",
                          address, gai_strerror(failure), flag);

@@ -27,8 +27,6 @@ struct spin_rpc_tag {
 /* gRPC core's own start and end, counted; its log lines go to ours. */
 void spin_rpc_core_acquire(void);
 void spin_rpc_core_release(void);
-/* "host:port" with a port below 65536. INVALID: the text quotes the address. */
-SPIN_MUST_USE spin_status spin_rpc_address_check(const char *address, struct spin_error *err);
 /* Why `address` cannot be listened on, found by trying; gRPC core does not say. Always an error. */
 spin_status spin_rpc_address_explain(const char *address, const char *flag, struct spin_error *err);
 /* Returns owned. */

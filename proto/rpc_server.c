@@ -1,5 +1,6 @@
 #include "proto/rpc_server.h"
 
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -306,7 +307,8 @@ static grpc_server *create_core(int streams_max)
 spin_status spin_rpc_server_create(const struct spin_rpc_server_config *config,
                                    struct spin_rpc_server **out, struct spin_error *err)
 {
-    SPIN_TRY(spin_rpc_address_check(config->listen, err));
+    struct spin_address parts; /* gRPC core does not say what is wrong with one */
+    SPIN_TRY(spin_address_split(config->listen, &parts, err));
     struct spin_rpc_server *server = calloc(1, sizeof *server);
     if (server == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "rpc server: %zu bytes", sizeof *server);
