@@ -34,7 +34,9 @@ static struct piece piece_of(const struct spin_openai_logprobs *logprobs, int32_
 
 static void write_logprob(struct spin_json_writer *writer, float logprob)
 {
-    spin_json_put_real(writer, logprob > (float)LOGPROB_MIN ? (double)logprob : LOGPROB_MIN);
+    /* It comes from a worker, and JSON has no infinity of either sign and no NaN. */
+    const bool is_real = isfinite(logprob) && logprob > (float)LOGPROB_MIN;
+    spin_json_put_real(writer, is_real ? (double)logprob : LOGPROB_MIN);
 }
 
 /* Completions have no bytes beside a token's text, so one that is not text alone is spelled out:

@@ -310,6 +310,25 @@ static void test_chat_logprobs(void **state)
     spin_openai_logprobs_deinit(&logprobs);
 }
 
+/* Numbers that no model gives, but a worker out of order may. */
+static void test_logprobs_that_are_no_numbers(void **state)
+{
+    (void)state;
+    static const float bad[] = {INFINITY, -INFINITY, NAN};
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(bad); i++) {
+        struct spin_openai_logprobs logprobs;
+        const struct spin_generation_alternative top = {token_of("b"), bad[i]};
+        const struct spin_generation_token token = {token_of("a"), bad[i], &top, 1};
+        spin_openai_logprobs_init(&logprobs, true, tokenizer, CAP);
+        spin_openai_logprobs_add(&logprobs, &token, true);
+        json_t *json = write_logprobs(&logprobs);
+        assert_true(json_number_value(at(json, "content/0/logprob")) == -9999);
+        assert_true(json_number_value(at(json, "content/0/top_logprobs/0/logprob")) == -9999);
+        json_decref(json);
+        spin_openai_logprobs_deinit(&logprobs);
+    }
+}
+
 static void test_completion_logprobs(void **state)
 {
     (void)state;
@@ -453,6 +472,7 @@ int main(void)
         cmocka_unit_test(test_chat_chunks),
         cmocka_unit_test(test_text_chunks),
         cmocka_unit_test(test_chat_logprobs),
+        cmocka_unit_test(test_logprobs_that_are_no_numbers),
         cmocka_unit_test(test_completion_logprobs),
         cmocka_unit_test(test_whole_reply),
         cmocka_unit_test(test_errors),
