@@ -213,6 +213,7 @@ void spin_http_connection_refuse(struct spin_http_connection *connection, int st
     const struct spin_http_reply_frame frame = {.wall_ns = spin_wall_ns()};
     const bool is_head = spin_http_parser_is_head_request(&connection->parser);
     server->stats.refused++;
+    server->stats.refused_5xx += status >= 500;
     if (!spin_http_append_head(&connection->out, &reply, &frame) ||
         (!is_head && !spin_http_buffer_append(&connection->out, reply.body, reply.body_bytes))) {
         spin_http_connection_lose(connection);
@@ -407,7 +408,8 @@ void spin_http_connection_open(struct spin_http_server *server)
         return;
     }
     if (open >= server->config.connections_max + CONNECTIONS_REFUSED_MAX) {
-        server->stats.refused++;
+        server->stats.refused++; /* as the 503 for which there is no place */
+        server->stats.refused_5xx++;
         spin_http_connection_cut(connection);
         return;
     }

@@ -66,6 +66,7 @@ struct spin_http_server_stats { /* counts since create, but *_open */
     uint64_t exchanges_open;
     uint64_t requests;
     uint64_t refused;      /* answered by the server itself: framing and limits */
+    uint64_t refused_5xx;  /* of those: too much at once, or beyond us; no fault of the client */
     uint64_t gone;         /* the client left before the end */
     uint64_t slow_clients; /* cut off at write_bytes_max or write_timeout_ns */
     uint64_t bytes_in;

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "router/http/api_internal.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -249,14 +250,45 @@ static void on_ended(void *context, const struct spin_generation_end *end)
 
 /* --- beginning --- */
 
-static bool build_answers(struct spin_api_call *call)
+/* Echoes of all prompts leave at once, however fast a client reads: a stream must have room for them
+ * in what may wait for it, and a whole reply in its limit. */
+static spin_status check_echo(const struct spin_api_call *call, uint64_t bytes,
+                              struct spin_error *err)
 {
+    const bool stream = call->intake.request->stream;
+    const uint64_t max =
+        stream ? call->api->config.http.write_bytes_max / 2 : SPIN_API_REPLY_BYTES_MAX;
+    if (bytes <= max) {
+        return SPIN_OK;
+    }
+    return spin_fail(err, SPIN_ERR_INVALID,
+                     "echo: over %" PRIu64 " bytes of prompts, times n, to send back at once; %s",
+                     max, stream ? "ask without stream" : "ask for fewer");
+}
+
+static spin_status echo_prompt(struct spin_api_answer *answer, uint64_t *total,
+                               struct spin_error *err)
+{
+    const struct spin_api_call *call = answer->call;
+    const uint32_t prompt = answer->index / call->n;
+    spin_intake_echo(&call->intake, prompt, &answer->text);
+    answer->added_bos = spin_intake_added_bos(&call->intake, prompt);
+    if (answer->text.failed) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "no memory for the answers");
+    }
+    *total += answer->text.count;
+    return check_echo(call, *total, err);
+}
+
+static spin_status build_answers(struct spin_api_call *call, struct spin_error *err)
+{
+    uint64_t echoed = 0;
     const struct spin_tokenizer *tokenizer = call->api->parts.prompt.tokenizer;
     const uint32_t count = call->intake.prompt_count * call->n;
     SPIN_ASSERT_LE(count, SPIN_GENERATIONS_MAX);
     call->answers = calloc(count, sizeof *call->answers);
     if (call->answers == NULL) {
-        return false;
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "no memory for the answers");
     }
     call->answer_count = count;
     for (uint32_t i = 0; i < count; i++) {
@@ -268,14 +300,10 @@ static bool build_answers(struct spin_api_call *call)
         spin_openai_logprobs_init(&answer->logprobs, call->chat, tokenizer,
                                   SPIN_API_REPLY_BYTES_MAX);
         if (call->echo) {
-            spin_intake_echo(&call->intake, i / call->n, &answer->text);
-            answer->added_bos = spin_intake_added_bos(&call->intake, i / call->n);
-        }
-        if (answer->text.failed) {
-            return false;
+            SPIN_TRY(echo_prompt(answer, &echoed, err));
         }
     }
-    return true;
+    return SPIN_OK;
 }
 
 /* Chat gets what fits and completions get 16 tokens, unless the client said how many. */
@@ -358,9 +386,9 @@ static void read_flags(struct spin_api_call *call)
 void spin_api_completion_start(struct spin_api_call *call)
 {
     const uint32_t limit = spin_dispatcher_limits(call->api->parts.dispatcher).max_model_len;
-    struct spin_error err = {.status = SPIN_ERR_NO_MEMORY, .text = "no memory for the answers"};
+    struct spin_error err = {0};
     read_flags(call);
-    spin_status status = build_answers(call) ? SPIN_OK : SPIN_ERR_NO_MEMORY;
+    spin_status status = build_answers(call, &err);
     for (uint32_t i = 0; i < call->answer_count && status == SPIN_OK; i++) {
         status = submit(&call->answers[i], limit, &err);
     }

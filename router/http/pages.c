@@ -51,8 +51,10 @@ static void take_server_stats(struct spin_http_api *api)
     spin_metrics_add(api->parts.metrics, SPIN_ROUTER_METRIC_HTTP_SLOW,
                      now.slow_clients - reported->slow_clients);
     spin_metrics_add(api->parts.metrics, SPIN_ROUTER_METRIC_HTTP_GONE, now.gone - reported->gone);
+    const uint64_t refused_5xx = now.refused_5xx - reported->refused_5xx;
     spin_metrics_add(api->parts.metrics, SPIN_ROUTER_METRIC_HTTP_4XX,
-                     now.refused - reported->refused);
+                     now.refused - reported->refused - refused_5xx);
+    spin_metrics_add(api->parts.metrics, SPIN_ROUTER_METRIC_HTTP_5XX, refused_5xx);
     spin_metrics_set(api->parts.metrics, SPIN_ROUTER_METRIC_HTTP_CONNECTIONS,
                      (double)now.connections_open);
     *reported = now;

@@ -210,8 +210,14 @@ static void test_without_a_format_errors_are_plain(void **state)
     struct spin_http_server_stats stats;
     spin_http_server_get_stats(fixture.server, &stats);
     assert_int_equal(stats.refused, 1);
+    const uint64_t refused_5xx = stats.refused_5xx;
     assert_int_equal(stats.requests, 1);
     assert_int_equal(stats.bytes_in, strlen("nonsense\r\n\r\n" GET));
+    converse(&fixture, "GET / HTTP/1.9\r\n\r\n");
+    assert_non_null(strstr(fixture.received, " 505 "));
+    spin_http_server_get_stats(fixture.server, &stats);
+    assert_int_equal(stats.refused, 2);
+    assert_int_equal(stats.refused_5xx, refused_5xx + 1);
     deinit(&fixture);
 }
 

@@ -230,6 +230,38 @@ def test_counters(running):
     assert [now - then for now, then in zip(read(), before)] == [4, 3, 1]
 
 
+def test_echoes_have_room_or_are_refused(tmp_path):
+    """A stream that cannot hold what it has to send at once says so, and does not cut its client."""
+    with cluster.running(tmp_path, workers=1, router_options=("--write-buffer-bytes", "4KiB")) as one:
+        def ask(count, **fields):
+            return one.http("a" * 200, n=count, echo=True, max_tokens=1, **fields).wait()
+
+        fits = ask(10)
+        assert fits.status == 200 and not fits.error and fits.text.count("a" * 200) == 10
+        over = ask(11)
+        assert over.status == 400 and json.loads(over.error)["error"]["param"] == "echo"
+        status, reply = one.router.complete("a" * 200, n=11, echo=True, max_tokens=1)
+        assert status == 200 and all(c["text"].startswith("a" * 200) for c in reply["choices"])
+        one.wait_idle()
+        assert one.metric("spin_router_http_slow_clients_total") == 0
+
+
+def test_server_errors_are_counted_as_such(running):
+    """What the HTTP server refuses itself: 505 is no mistake of a 4xx kind."""
+    codes = ("4xx", "5xx")
+    page = running.router.metrics()
+    before = [page.get("spin_router_http_responses_total", code=code) for code in codes]
+    host, port = running.router.http_address.rsplit(":", 1)
+    for line, status in ((b"GET / HTTP/1.9", b"505"), (b"FETCH / HTTP/1.1", b"501"),
+                         (b"GET x HTTP/1.1", b"400")):
+        with socket.create_connection((host, int(port)), 10) as one:
+            one.sendall(line + b"\r\nHost: x\r\n\r\n")
+            assert one.recv(4096).split()[1] == status, line
+    page = running.router.metrics()
+    after = [page.get("spin_router_http_responses_total", code=code) for code in codes]
+    assert [now - then for now, then in zip(after, before)] == [1, 2]
+
+
 def test_without_a_worker(tmp_path):
     """503 and Retry-After, for requests and for the load balancer."""
     with cluster.running(tmp_path, workers=0) as alone:
