@@ -250,8 +250,8 @@ static void on_ended(void *context, const struct spin_generation_end *end)
 
 /* --- beginning --- */
 
-/* Echoes of all prompts leave at once, however fast a client reads: a stream must have room for them
- * in what may wait for it, and a whole reply in its limit. */
+/* Echoes of all prompts leave at once, however fast a client reads: a stream must have room for
+ * them in what may wait for it, and a whole reply in its limit. */
 static spin_status check_echo(const struct spin_api_call *call, uint64_t bytes,
                               struct spin_error *err)
 {

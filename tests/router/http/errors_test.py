@@ -231,8 +231,9 @@ def test_counters(running):
 
 
 def test_echoes_have_room_or_are_refused(tmp_path):
-    """A stream that cannot hold what it has to send at once says so, and does not cut its client."""
-    with cluster.running(tmp_path, workers=1, router_options=("--write-buffer-bytes", "4KiB")) as one:
+    """A stream that cannot hold what it has to send at once says so, and cuts nobody off."""
+    with cluster.running(tmp_path, workers=1,
+                         router_options=("--write-buffer-bytes", "4KiB")) as one:
         def ask(count, **fields):
             return one.http("a" * 200, n=count, echo=True, max_tokens=1, **fields).wait()
 
