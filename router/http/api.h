@@ -7,7 +7,7 @@
  *            POST /tokenize, /detokenize                  GET /health, /metrics, /config
  *
  * Ownership  Owns the HTTP server and its open requests. Borrows the parts until destroy.
- * Threading  The loop's thread only; bodies over 64 KiB are parsed and tokenised on a pool thread.
+ * Threading  The loop's thread only; bodies over 4 KiB are parsed and tokenised on a pool thread.
  * Units      Bytes, nanoseconds.
  * Errors     create: as spin_http_server_create. Clients: an error object, docs/http-api.md. */
 #pragma once

@@ -8,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Up to here reading and tokenising take about as long as handing them to another thread. */
-#define INLINE_BODY_BYTES_MAX (UINT64_C(64) << 10)
+/* All streams wait while a body is read on the loop. Of plain text these bytes take some 0.3 ms, of
+ * the worst, one word of random letters, 4 ms; another thread costs 0.05 ms more. */
+#define INLINE_BODY_BYTES_MAX (UINT64_C(4) << 10)
 #define TIMEOUT_HEADER "x-request-timeout"
 #define TIMEOUT_S_MAX 86400.0
 

@@ -196,7 +196,7 @@ def test_tokenize(running):
     assert status == 200 and answer["count"] == len(answer["tokens"]) > 2
     assert post(running, "/tokenize", prompt="ab", model="another")[0] == 404
     assert post(running, "/tokenize", tokens=[1])[0] == 400
-    # Read and tokenised on another thread: more than 64 KiB.
+    # Read and tokenised on another thread: more than 4 KiB.
     text = "abc " * 50_000
     _, _, answer = post(running, "/tokenize", prompt=text)
     assert answer["count"] == len(text)
