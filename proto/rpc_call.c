@@ -439,12 +439,14 @@ uint64_t spin_rpc_call_deadline_ns(const struct spin_rpc_call *call)
 {
     /* gRPC's monotonic clock is CLOCK_MONOTONIC, as ours is. */
     const gpr_timespec deadline = gpr_convert_clock_type(call->deadline, GPR_CLOCK_MONOTONIC);
-    if (gpr_time_cmp(deadline, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0) {
-        return SPIN_NO_DEADLINE;
+    if (deadline.tv_sec < 0) {
+        return 0;
     }
-    return deadline.tv_sec < 0
-               ? 0
-               : (uint64_t)deadline.tv_sec * SPIN_NS_PER_S + (uint64_t)deadline.tv_nsec;
+    /* The future without end, or what a client may ask for: 8 digits of hours do not fit. */
+    const uint64_t seconds = (uint64_t)deadline.tv_sec;
+    return seconds >= SPIN_NO_DEADLINE / SPIN_NS_PER_S
+               ? SPIN_NO_DEADLINE
+               : seconds * SPIN_NS_PER_S + (uint64_t)deadline.tv_nsec;
 }
 
 const char *spin_rpc_call_bearer(const struct spin_rpc_call *call)

@@ -11,8 +11,12 @@
 #include "proto/spin/v1/worker.pb-c.h"
 #include "tests/spin_test.h"
 
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #define TOKENS_MAX 4000u
 #define FLOOD_OUTBOX_BYTES 4096u
@@ -431,6 +435,71 @@ static void test_deadline_is_known_and_kept(void **state)
     expect_end(reply, SPIN_RPC_OK, "");
 }
 
+/* --- a timeout that no client of ours sends --- */
+
+static void put(uint8_t *out, uint32_t *count, const void *bytes, size_t size)
+{
+    memcpy(out + *count, bytes, size);
+    *count += (uint32_t)size;
+}
+
+/* A header of HTTP/2, neither indexed nor compressed (RFC 7541, 6.2.2). */
+static void put_field(uint8_t *out, uint32_t *count, const char *name, const char *value)
+{
+    const uint8_t literal = 0;
+    const uint8_t name_bytes = (uint8_t)strlen(name);
+    const uint8_t value_bytes = (uint8_t)strlen(value);
+    put(out, count, &literal, 1);
+    put(out, count, &name_bytes, 1);
+    put(out, count, name, name_bytes);
+    put(out, count, &value_bytes, 1);
+    put(out, count, value, value_bytes);
+}
+
+/* A call of /t.T/Hold with an empty message, byte by byte; the caller closes the socket. */
+static int call_with_timeout(const struct fixture *fixture, const char *timeout)
+{
+    static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    static const uint8_t settings[9] = {0, 0, 0, 4};
+    static const uint8_t data[14] = {0, 0, 5, 0, 1, 0, 0, 0, 1}; /* and five bytes: no message */
+    uint8_t fields[256];
+    uint32_t field_bytes = 0;
+    put_field(fields, &field_bytes, ":method", "POST");
+    put_field(fields, &field_bytes, ":scheme", "http");
+    put_field(fields, &field_bytes, ":path", "/t.T/Hold");
+    put_field(fields, &field_bytes, ":authority", "test");
+    put_field(fields, &field_bytes, "te", "trailers");
+    put_field(fields, &field_bytes, "content-type", "application/grpc");
+    put_field(fields, &field_bytes, "grpc-timeout", timeout);
+    const uint8_t headers[9] = {0, 0, (uint8_t)field_bytes, 1, 4, 0, 0, 0, 1};
+    uint8_t all[512];
+    uint32_t count = 0;
+    put(all, &count, preface, sizeof preface - 1);
+    put(all, &count, settings, sizeof settings);
+    put(all, &count, headers, sizeof headers);
+    put(all, &count, fields, field_bytes);
+    put(all, &count, data, sizeof data);
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const struct sockaddr_in address = {.sin_family = AF_INET,
+                                        .sin_port =
+                                            htons((uint16_t)spin_rpc_server_port(fixture->server)),
+                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(write(fd, all, count), count);
+    return fd;
+}
+
+/* 2^64 ns are 5,124,095.6 hours: a deadline that wraps round is near. */
+static void test_deadline_beyond_the_clock(void **state)
+{
+    struct fixture *fixture = *state;
+    const int fd = call_with_timeout(fixture, "5124096H");
+    wait_for(fixture, &fixture->held_count, 1);
+    assert_true(fixture->deadline_ns == SPIN_NO_DEADLINE);
+    spin_rpc_call_finish(fixture->held[0], SPIN_OK, NULL);
+    assert_int_equal(close(fd), 0);
+}
+
 static void test_calls_over_the_limit_are_refused(void **state)
 {
     struct fixture *fixture = *state;
@@ -671,6 +740,7 @@ int main(void)
         TEST(test_health_follows_the_switch),
         TEST(test_client_cancel_reaches_the_handler_once),
         TEST(test_deadline_is_known_and_kept),
+        TEST(test_deadline_beyond_the_clock),
         TEST(test_calls_over_the_limit_are_refused),
         TEST(test_slow_reader_is_cut_off),
         TEST(test_stop_cancels_after_the_grace),
