@@ -5,7 +5,6 @@
 #include "tests/spin_test.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <time.h>
 
 #define OUTBOX_BYTES (256u << 10)
@@ -100,7 +99,8 @@ static void *run_flood(void *self)
     SPIN_ASSERT(text != NULL);
     memset(text, 'x', FLOOD_TEXT_BYTES);
     text[FLOOD_TEXT_BYTES] = '\0';
-    for (uint32_t i = 0; i < FLOOD_MESSAGES && atomic_load(&fake->gone) == 0; i++) {
+    for (uint32_t i = 0; i < FLOOD_MESSAGES && __atomic_load_n(&fake->gone, __ATOMIC_SEQ_CST) == 0;
+         i++) {
         append_text(fake->flooded, 0, text);
         (void)nanosleep(&pause, NULL);
     }
@@ -165,7 +165,7 @@ static void on_generate(void *context, struct spin_rpc_call *call,
                         const struct ProtobufCMessage *request)
 {
     struct fake_router *fake = context;
-    const uint32_t number = atomic_fetch_add(&fake->calls, 1);
+    const uint32_t number = __atomic_fetch_add(&fake->calls, 1, __ATOMIC_SEQ_CST);
     if (fake->inspect != NULL) {
         fake->inspect(fake->context, (const Spin__V1__InferenceRequest *)request);
     }
@@ -179,7 +179,7 @@ static void on_generate(void *context, struct spin_rpc_call *call,
 static void on_gone(void *context, struct spin_rpc_call *call)
 {
     struct fake_router *fake = context;
-    (void)atomic_fetch_add(&fake->gone, 1);
+    (void)__atomic_fetch_add(&fake->gone, 1, __ATOMIC_SEQ_CST);
     if (call != fake->flooded) {
         spin_rpc_call_finish(call, SPIN_ERR_CANCELLED, NULL);
     }
@@ -244,11 +244,16 @@ void spin_fake_router_stop(struct fake_router *fake)
     fake->server = NULL;
 }
 
+uint32_t spin_fake_router_calls(const struct fake_router *fake)
+{
+    return __atomic_load_n(&fake->calls, __ATOMIC_SEQ_CST);
+}
+
 void spin_fake_router_wait_gone(struct fake_router *fake, uint32_t count)
 {
     const struct timespec pause = {.tv_nsec = 1000000};
     const uint64_t limit_ns = spin_now_ns(spin_clock_real()) + 10 * SPIN_NS_PER_S;
-    while (atomic_load(&fake->gone) < count) {
+    while (__atomic_load_n(&fake->gone, __ATOMIC_SEQ_CST) < count) {
         assert_true(spin_now_ns(spin_clock_real()) < limit_ns);
         (void)nanosleep(&pause, NULL);
     }

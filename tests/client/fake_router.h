@@ -30,8 +30,8 @@ struct fake_router {
     enum fake_act act;  /* after `refusals` */
     spin_status status; /* of REFUSE and BREAK */
     uint32_t refusals;  /* calls that are refused first */
-    _Atomic uint32_t calls;
-    _Atomic uint32_t gone;
+    uint32_t calls;     /* atomic, like `gone`: read with spin_fake_router_calls */
+    uint32_t gone;
     /* Looks at a request of Generate; NULL: nobody does. */
     void (*inspect)(void *context, const Spin__V1__InferenceRequest *request);
     void *context;
@@ -41,6 +41,8 @@ struct fake_router {
 /* `api_key` NULL: anyone may ask. */
 void spin_fake_router_start(struct fake_router *fake, const char *api_key);
 void spin_fake_router_stop(struct fake_router *fake);
+/* Calls of Generate so far. */
+uint32_t spin_fake_router_calls(const struct fake_router *fake);
 /* Fails the test when there are not `count` calls gone within ten seconds. */
 void spin_fake_router_wait_gone(struct fake_router *fake, uint32_t count);
 

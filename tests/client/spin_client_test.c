@@ -242,7 +242,7 @@ static void test_mistakes_are_found_before_anything_is_sent(void **state)
         assert_non_null(strstr(err.text, cases[i].text));
     }
     free(long_text);
-    assert_int_equal(atomic_load(&fake.calls), 0);
+    assert_int_equal(spin_fake_router_calls(&fake), 0);
     spin_client_close(client);
     spin_fake_router_stop(&fake);
 }
@@ -266,7 +266,7 @@ static void test_errors_are_typed(void **state)
         assert_int_equal(err.status, statuses[i]);
         assert_string_equal(err.text, "the script says so");
     }
-    assert_int_equal(atomic_load(&fake.calls), SPIN_ARRAY_COUNT(statuses)); /* retries_max 0 */
+    assert_int_equal(spin_fake_router_calls(&fake), SPIN_ARRAY_COUNT(statuses)); /* retries_max 0 */
     spin_client_close(client);
     spin_fake_router_stop(&fake);
 }
@@ -321,7 +321,7 @@ static void test_deadline(void **state)
                        SPIN_ERR_DEADLINE);
     assert_string_equal(heard.text, "Hel");
     spin_fake_router_wait_gone(&fake, 1);
-    assert_int_equal(atomic_load(&fake.calls), 1);
+    assert_int_equal(spin_fake_router_calls(&fake), 1);
     spin_client_close(client);
     spin_fake_router_stop(&fake);
 }
@@ -366,7 +366,7 @@ static void test_what_never_began_is_tried_again(void **state)
         SPIN_EXPECT_OK(spin_client_generate(client, &full, on_rich_delta, &deltas, &err), &err);
         /* Two pauses: at least half of 100 ms and of 200 ms. */
         assert_true(spin_now_ns(spin_clock_real()) - started_ns >= 150 * SPIN_NS_PER_MS);
-        assert_int_equal(atomic_load(&fake.calls), 3);
+        assert_int_equal(spin_fake_router_calls(&fake), 3);
         assert_int_equal(inspected, 3);
         assert_int_equal(deltas, 3);
         spin_client_close(client);
@@ -384,13 +384,13 @@ static void test_retries_have_a_limit(void **state)
     struct spin_error err;
     SPIN_EXPECT_STATUS(generate(client, &heard, &err), SPIN_ERR_EXHAUSTED);
     assert_string_equal(err.text, "not now");
-    assert_int_equal(atomic_load(&fake.calls), 3);
+    assert_int_equal(spin_fake_router_calls(&fake), 3);
     /* No pause goes beyond the deadline: the refusal is the answer. */
     struct spin_client_request request = hello;
     request.deadline_ns = 40 * SPIN_NS_PER_MS;
     SPIN_EXPECT_STATUS(spin_client_generate(client, &request, on_delta, &heard, &err),
                        SPIN_ERR_EXHAUSTED);
-    assert_int_equal(atomic_load(&fake.calls), 4);
+    assert_int_equal(spin_fake_router_calls(&fake), 4);
     spin_client_close(client);
     spin_fake_router_stop(&fake);
 }
@@ -407,7 +407,7 @@ static void test_what_has_begun_is_never_tried_again(void **state)
         struct spin_error err;
         SPIN_EXPECT_STATUS(generate(client, &heard, &err), statuses[i]);
         assert_string_equal(heard.text, "Hel");
-        assert_int_equal(atomic_load(&fake.calls), 1);
+        assert_int_equal(spin_fake_router_calls(&fake), 1);
         spin_client_close(client);
         spin_fake_router_stop(&fake);
     }
@@ -427,7 +427,7 @@ static void test_other_refusals_are_final(void **state)
         fake.status = statuses[i];
         SPIN_EXPECT_STATUS(generate(client, &heard, &err), statuses[i]);
     }
-    assert_int_equal(atomic_load(&fake.calls), SPIN_ARRAY_COUNT(statuses));
+    assert_int_equal(spin_fake_router_calls(&fake), SPIN_ARRAY_COUNT(statuses));
     spin_client_close(client);
     spin_fake_router_stop(&fake);
 }
@@ -500,7 +500,7 @@ static void test_many_at_once(void **state)
         assert_int_equal(heard[i].status, SPIN_OK);
         assert_string_equal(heard[i].text, "Hello");
     }
-    assert_int_equal(atomic_load(&fake.calls), CALLS + 10);
+    assert_int_equal(spin_fake_router_calls(&fake), CALLS + 10);
     spin_client_close(client);
     spin_fake_router_stop(&fake);
 }
@@ -508,7 +508,7 @@ static void test_many_at_once(void **state)
 static void wait_calls(struct fake_router *fake, uint32_t count)
 {
     const struct timespec pause = {.tv_nsec = 1000000};
-    while (atomic_load(&fake->calls) < count) {
+    while (spin_fake_router_calls(fake) < count) {
         (void)nanosleep(&pause, NULL);
     }
 }
@@ -638,8 +638,8 @@ static void test_a_slow_callback_holds_the_stream_back(void **state)
         (void)nanosleep(&pause, NULL);
     }
     assert_int_equal(atomic_load(&end.ended), 1 + SPIN_ERR_EXHAUSTED);
-    assert_int_equal(atomic_load(&fake.calls), 1); /* it had begun */
-    assert_in_range(end.slow.deltas, 1, 1024);     /* of 4,096 sent: what sockets hold */
+    assert_int_equal(spin_fake_router_calls(&fake), 1); /* it had begun */
+    assert_in_range(end.slow.deltas, 1, 1024);          /* of 4,096 sent: what sockets hold */
     spin_client_call_release(call);
     spin_client_close(client);
     spin_fake_router_stop(&fake);
