@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#define REQUESTS_BYTES_MAX (UINT64_C(256) << 20)
+
 spin_status spin_inference_create(const struct spin_inference_parts *parts,
                                   struct spin_inference **out, struct spin_error *err)
 {
@@ -15,6 +17,9 @@ spin_status spin_inference_create(const struct spin_inference_parts *parts,
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "inference: %zu bytes", sizeof *inference);
     }
     inference->parts = *parts;
+    if (parts->requests_bytes_max == 0) {
+        inference->parts.requests_bytes_max = REQUESTS_BYTES_MAX;
+    }
     for (uint32_t i = 0; i < SPIN_INFERENCE_METHODS; i++) {
         inference->lines[i] = (struct spin_inference_line){inference, kinds[i]};
     }

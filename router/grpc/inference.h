@@ -23,6 +23,9 @@ struct spin_inference_parts { /* borrowed until destroy */
     struct spin_prompt_model prompt;
     const char *model_name;
     struct spin_metrics *metrics;
+    /* Of all calls, from their arrival until they are read; over it RESOURCE_EXHAUSTED. 0: 256 MiB,
+     * as HTTP has for bodies. */
+    uint64_t requests_bytes_max;
 };
 
 #define SPIN_INFERENCE_METHODS 4u

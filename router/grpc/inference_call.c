@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INLINE_BYTES (UINT64_C(16) << 10) /* larger requests are prepared off the loop: over 1 ms */
+#define INLINE_BYTES (UINT64_C(4) << 10) /* larger requests are prepared off the loop: up to 4 ms */
 #define ARENA_CHUNK_BYTES (UINT64_C(4) << 10)
 
 enum phase { PHASE_OPEN, PHASE_GONE, PHASE_FINISHED };
@@ -37,12 +37,30 @@ static const struct spin_inference_parts *parts_of(const struct spin_inference_c
 static void on_arrived(struct spin_loop_message *message);
 static void on_gone(struct spin_loop_message *message);
 
+/* Only the rpc thread adds, so looking before adding is enough; nothing is ordered by it. */
+static spin_status hold_bytes(struct spin_inference_call *call, uint64_t bytes,
+                              struct spin_error *err)
+{
+    struct spin_inference *inference = call->line->inference;
+    const uint64_t held = atomic_load_explicit(&inference->request_bytes, memory_order_relaxed);
+    if (bytes > inference->parts.requests_bytes_max - held) {
+        return spin_fail(err, SPIN_ERR_EXHAUSTED,
+                         "request: %" PRIu64 " bytes, and %" PRIu64 " of at most %" PRIu64
+                         " wait to be read; retry later",
+                         bytes, held, inference->parts.requests_bytes_max);
+    }
+    (void)atomic_fetch_add_explicit(&inference->request_bytes, bytes, memory_order_relaxed);
+    call->held_bytes = bytes;
+    return SPIN_OK;
+}
+
 /* The parsed request is gone when start returns; its bytes are the simplest copy of it. */
 static spin_status copy_request(struct spin_inference_call *call,
                                 const struct ProtobufCMessage *request, struct spin_error *err)
 {
     const uint64_t bytes = protobuf_c_message_get_packed_size(request);
     const uint64_t cap = call->line->kind->method.arena_bytes_max + bytes;
+    SPIN_TRY(hold_bytes(call, bytes, err));
     SPIN_TRY(spin_arena_create(ARENA_CHUNK_BYTES, cap, &call->arena, err));
     uint8_t *copy = spin_arena_take(call->arena, bytes);
     if (copy == NULL) {
@@ -106,6 +124,9 @@ void spin_inference_call_forget(struct spin_inference_call *call)
     spin_prompt_tokens_deinit(&call->made.prompt);
     spin_arena_destroy(call->arena);
     call->arena = NULL;
+    (void)atomic_fetch_sub_explicit(&call->line->inference->request_bytes, call->held_bytes,
+                                    memory_order_relaxed);
+    call->held_bytes = 0;
 }
 
 static void destroy(struct spin_inference_call *call)

@@ -19,6 +19,8 @@
 #include "proto/spin/v1/inference.pb-c.h"
 #include "router/grpc/inference.h"
 
+#include <stdatomic.h>
+
 SPIN_BEGIN_DECLS
 
 struct spin_inference_call;
@@ -47,6 +49,7 @@ struct spin_inference {
     struct spin_inference_parts parts;
     struct spin_inference_line lines[SPIN_INFERENCE_METHODS];
     struct spin_inference_scratch *scratch;
+    _Atomic uint64_t request_bytes; /* held by calls */
 };
 
 /* What prepare makes; each kind uses its part. */
@@ -67,6 +70,7 @@ struct spin_inference_call {
     struct spin_arena
         *arena; /* the request and what points into it; NULL when not needed any more */
     struct spin_rpc_bytes request;        /* packed */
+    uint64_t held_bytes;                  /* counted in request_bytes */
     struct spin_generation_limits limits; /* as the call arrived */
     spin_status status;                   /* prepare's */
     struct spin_error refused;            /* its words, when it failed */

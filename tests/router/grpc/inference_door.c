@@ -113,7 +113,8 @@ static void create_server(struct door *door, struct spin_error *err)
                                                .tenants = door->tenants,
                                                .prompt = {door->tokenizer, format},
                                                .model_name = "served",
-                                               .metrics = door->metrics};
+                                               .metrics = door->metrics,
+                                               .requests_bytes_max = DOOR_REQUESTS_BYTES_MAX};
     SPIN_EXPECT_OK(spin_inference_create(&parts, &door->inference, err), err);
     spin_inference_methods(door->inference, door->methods);
     const struct spin_rpc_server_config server = {.listen = "127.0.0.1:0",

@@ -21,6 +21,7 @@ SPIN_BEGIN_DECLS
 #define DOOR_GENERATIONS 256u
 #define DOOR_TEXT_BYTES_MAX (1u << 20)
 #define DOOR_MODEL_LEN (4u << 20)
+#define DOOR_REQUESTS_BYTES_MAX (12u << 20)
 
 struct spin_generation {
     struct spin_generation_sink sink;

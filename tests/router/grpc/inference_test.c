@@ -159,6 +159,31 @@ static void test_a_large_prompt(void **state)
     free(text);
 }
 
+/* What waits to be read has a limit, and what was read gives its place back. */
+static void test_requests_have_a_limit_together(void **state)
+{
+    struct door *door = *state;
+    struct request request;
+    Spin__V1__InferenceRequest *message = spin_door_fill(&request, "");
+    char other[] = "other";
+    char *text = malloc(DOOR_REQUESTS_BYTES_MAX + 1);
+    assert_non_null(text);
+    memset(text, 'a', DOOR_REQUESTS_BYTES_MAX);
+    text[DOOR_REQUESTS_BYTES_MAX] = '\0';
+    request.prompt.text = text;
+    message->model = other;
+    spin_door_generate(door, message); /* the limit and a few bytes */
+    spin_door_wait_over(door);
+    assert_int_equal(door->reply.code, SPIN_RPC_RESOURCE_EXHAUSTED);
+    text[DOOR_REQUESTS_BYTES_MAX - 64] = '\0';
+    for (uint32_t i = 0; i < 3; i++) {
+        spin_door_generate(door, message);
+        spin_door_wait_over(door);
+        assert_int_equal(door->reply.code, SPIN_RPC_NOT_FOUND);
+    }
+    free(text);
+}
+
 /* --- refusals --- */
 
 struct refusal {
@@ -568,19 +593,13 @@ static void test_get_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_defaults),
-        TEST(test_several_answers),
-        TEST(test_prompts),
-        TEST(test_score_only),
-        TEST(test_a_large_prompt),
-        TEST(test_refusals),
-        TEST(test_what_is_not_the_clients_mistake),
-        TEST(test_a_large_delta),
-        TEST(test_one_answer_fails),
-        TEST(test_the_client_leaves),
-        TEST(test_the_client_leaves_at_the_end),
-        TEST(test_tokenize),
-        TEST(test_detokenize),
+        TEST(test_defaults),          TEST(test_several_answers),
+        TEST(test_prompts),           TEST(test_score_only),
+        TEST(test_a_large_prompt),    TEST(test_requests_have_a_limit_together),
+        TEST(test_refusals),          TEST(test_what_is_not_the_clients_mistake),
+        TEST(test_a_large_delta),     TEST(test_one_answer_fails),
+        TEST(test_the_client_leaves), TEST(test_the_client_leaves_at_the_end),
+        TEST(test_tokenize),          TEST(test_detokenize),
         TEST(test_get_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
