@@ -16,6 +16,7 @@ spin_status spin_inference_create(const struct spin_inference_parts *parts,
     if (inference == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "inference: %zu bytes", sizeof *inference);
     }
+    spin_mutex_init(&inference->mutex);
     inference->parts = *parts;
     if (parts->requests_bytes_max == 0) {
         inference->parts.requests_bytes_max = REQUESTS_BYTES_MAX;
@@ -36,6 +37,7 @@ void spin_inference_destroy(struct spin_inference *inference)
 {
     if (inference != NULL) {
         spin_inference_scratch_destroy(inference->scratch);
+        spin_mutex_deinit(&inference->mutex);
         free(inference);
     }
 }

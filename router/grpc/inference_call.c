@@ -37,21 +37,34 @@ static const struct spin_inference_parts *parts_of(const struct spin_inference_c
 static void on_arrived(struct spin_loop_message *message);
 static void on_gone(struct spin_loop_message *message);
 
-/* Only the rpc thread adds, so looking before adding is enough; nothing is ordered by it. */
 static spin_status hold_bytes(struct spin_inference_call *call, uint64_t bytes,
                               struct spin_error *err)
 {
     struct spin_inference *inference = call->line->inference;
-    const uint64_t held = atomic_load_explicit(&inference->request_bytes, memory_order_relaxed);
-    if (bytes > inference->parts.requests_bytes_max - held) {
+    const uint64_t max = inference->parts.requests_bytes_max;
+    spin_mutex_lock(&inference->mutex);
+    const uint64_t held = inference->request_bytes;
+    const bool fits = bytes <= max - held;
+    inference->request_bytes += fits ? bytes : 0;
+    spin_mutex_unlock(&inference->mutex);
+    if (!fits) {
         return spin_fail(err, SPIN_ERR_EXHAUSTED,
                          "request: %" PRIu64 " bytes, and %" PRIu64 " of at most %" PRIu64
                          " wait to be read; retry later",
-                         bytes, held, inference->parts.requests_bytes_max);
+                         bytes, held, max);
     }
-    (void)atomic_fetch_add_explicit(&inference->request_bytes, bytes, memory_order_relaxed);
     call->held_bytes = bytes;
     return SPIN_OK;
+}
+
+static void drop_bytes(struct spin_inference_call *call)
+{
+    struct spin_inference *inference = call->line->inference;
+    spin_mutex_lock(&inference->mutex);
+    SPIN_ASSERT_LE(call->held_bytes, inference->request_bytes);
+    inference->request_bytes -= call->held_bytes;
+    spin_mutex_unlock(&inference->mutex);
+    call->held_bytes = 0;
 }
 
 /* The parsed request is gone when start returns; its bytes are the simplest copy of it. */
@@ -124,9 +137,7 @@ void spin_inference_call_forget(struct spin_inference_call *call)
     spin_prompt_tokens_deinit(&call->made.prompt);
     spin_arena_destroy(call->arena);
     call->arena = NULL;
-    (void)atomic_fetch_sub_explicit(&call->line->inference->request_bytes, call->held_bytes,
-                                    memory_order_relaxed);
-    call->held_bytes = 0;
+    drop_bytes(call);
 }
 
 static void destroy(struct spin_inference_call *call)

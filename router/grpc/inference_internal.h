@@ -15,11 +15,10 @@
 #pragma once
 
 #include "base/list.h"
+#include "base/mutex.h"
 #include "proto/rpc_message.h"
 #include "proto/spin/v1/inference.pb-c.h"
 #include "router/grpc/inference.h"
-
-#include <stdatomic.h>
 
 SPIN_BEGIN_DECLS
 
@@ -49,7 +48,8 @@ struct spin_inference {
     struct spin_inference_parts parts;
     struct spin_inference_line lines[SPIN_INFERENCE_METHODS];
     struct spin_inference_scratch *scratch;
-    _Atomic uint64_t request_bytes; /* held by calls */
+    struct spin_mutex mutex; /* guards the rest */
+    uint64_t request_bytes;  /* held by calls */
 };
 
 /* What prepare makes; each kind uses its part. */
