@@ -1,5 +1,8 @@
 #include "base/address.h"
 
+#include "base/assert.h"
+
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,4 +34,25 @@ spin_status spin_address_split(const char *text, struct spin_address *out, struc
     out->host[host_bytes] = '\0';
     memcpy(out->port, colon + 1, port_bytes + 1);
     return SPIN_OK;
+}
+
+void spin_address_format(const char *host, uint32_t port, char out[SPIN_ADDRESS_TEXT_BYTES])
+{
+    const bool number = strchr(host, ':') != NULL;
+    (void)snprintf(out, SPIN_ADDRESS_TEXT_BYTES, number ? "[%s]:%u" : "%s:%u", host, port);
+}
+
+bool spin_address_is_wildcard(const char *text)
+{
+    struct spin_address address;
+    return spin_address_split(text, &address, NULL) == SPIN_OK &&
+           (strcmp(address.host, "0.0.0.0") == 0 || strcmp(address.host, "::") == 0);
+}
+
+void spin_address_local(const char *listen, uint32_t port, char out[SPIN_ADDRESS_TEXT_BYTES])
+{
+    struct spin_address address = {0};
+    const spin_status status = spin_address_split(listen, &address, NULL);
+    SPIN_ASSERT_EQ(status, SPIN_OK); /* its server has read it */
+    spin_address_format(spin_address_is_wildcard(listen) ? "127.0.0.1" : address.host, port, out);
 }

@@ -22,4 +22,14 @@ struct spin_address {
 SPIN_MUST_USE spin_status spin_address_split(const char *text, struct spin_address *out,
                                              struct spin_error *err);
 
+/* The longest text of a host and a port, with brackets, colon and NUL. */
+#define SPIN_ADDRESS_TEXT_BYTES (SPIN_ADDRESS_HOST_BYTES + SPIN_ADDRESS_PORT_BYTES + 8u)
+/* "host:port", in brackets where the host is an IPv6 number. */
+void spin_address_format(const char *host, uint32_t port, char out[SPIN_ADDRESS_TEXT_BYTES]);
+
+bool spin_address_is_wildcard(const char *text); /* 0.0.0.0 or [::], whatever the port */
+/* Where processes of this machine dial a server that bound `port` of `listen`, which split takes
+ * (asserted): 127.0.0.1 for a wildcard. */
+void spin_address_local(const char *listen, uint32_t port, char out[SPIN_ADDRESS_TEXT_BYTES]);
+
 SPIN_END_DECLS

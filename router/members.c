@@ -1,5 +1,6 @@
 #include "router/members.h"
 
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/log.h"
 
@@ -101,10 +102,10 @@ static spin_status read_peer(const Spin__V1__Hello *hello, struct spin_member *r
     SPIN_TRY(read_text("peer.id", peer->id, row->id, sizeof row->id, err));
     SPIN_TRY(
         read_text("peer.grpc_address", peer->grpc_address, row->address, sizeof row->address, err));
-    const char *colon = strrchr(row->address, ':');
-    if (colon == NULL || colon == row->address || colon[1] == '\0') {
-        return spin_fail(err, SPIN_ERR_INVALID,
-                         "hello.peer.grpc_address: \"%s\", must be host:port", row->address);
+    struct spin_address address;
+    struct spin_error why;
+    if (spin_address_split(row->address, &address, &why) != SPIN_OK) {
+        return spin_fail(err, SPIN_ERR_INVALID, "hello.peer.grpc_address: %s", why.text);
     }
     row->incarnation = peer->incarnation;
     return SPIN_OK;

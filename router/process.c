@@ -5,6 +5,7 @@
  *        then; destroy in the opposite order. */
 #include "router/process.h"
 
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/list.h"
@@ -29,7 +30,6 @@
 /* How soon gRPC health follows the workers that come and go. */
 #define HEALTH_INTERVAL_NS (100 * SPIN_NS_PER_MS)
 #define MODEL_NAME_BYTES 256u
-#define ADDRESS_BYTES 300u
 #define ROUTER_ID_BYTES 128u
 /* What requests that are being read may hold together: a few of the largest. */
 #define BODIES_AT_ONCE 16u
@@ -41,8 +41,8 @@ struct process {
     char model_name[MODEL_NAME_BYTES];
     char token[SPIN_CLUSTER_TOKEN_BYTES];
     char router_id[ROUTER_ID_BYTES];
-    char http_address[ADDRESS_BYTES];
-    char grpc_address[ADDRESS_BYTES];
+    char http_address[SPIN_ADDRESS_TEXT_BYTES];
+    char grpc_address[SPIN_ADDRESS_TEXT_BYTES];
     char *config_text; /* what /config shows */
     struct spin_tokenizer *tokenizer;
     struct spin_prompt_model prompt;
@@ -98,17 +98,6 @@ static void log_memory(const struct process *process)
                    "heap, as far as clients do not read");
     log_memory_row("sequences", options->max_generations, spin_dispatcher_generation_bytes(),
                    "heap, while they are open; and 8 B a token");
-}
-
-/* host:port that processes on this machine can dial: 127.0.0.1 for a wildcard. */
-static void fill_address(const char *listen, uint32_t port, char out[ADDRESS_BYTES])
-{
-    const int host_bytes = (int)(strrchr(listen, ':') - listen); /* checked by the server */
-    if (strncmp(listen, "0.0.0.0:", 8) == 0 || strncmp(listen, "[::]:", 5) == 0) {
-        (void)snprintf(out, ADDRESS_BYTES, "127.0.0.1:%u", port);
-    } else {
-        (void)snprintf(out, ADDRESS_BYTES, "%.*s:%u", host_bytes, listen, port);
-    }
 }
 
 /* The lines "http host:port" and "grpc host:port"; whole or not at all. */
@@ -225,8 +214,8 @@ static spin_status create_doors(struct process *process, struct spin_error *err)
                                                       SPIN_ARRAY_COUNT(process->methods),
                                                   .tls = options->tls};
     SPIN_TRY(spin_rpc_server_create(&server, &process->server, err));
-    fill_address(options->grpc_listen, spin_rpc_server_port(process->server),
-                 process->grpc_address);
+    spin_address_local(options->grpc_listen, spin_rpc_server_port(process->server),
+                       process->grpc_address);
     return SPIN_OK;
 }
 
@@ -252,7 +241,7 @@ static spin_status create_api(struct process *process, struct spin_error *err)
                                               .prompt = process->prompt,
                                               .metrics = process->metrics};
     SPIN_TRY(spin_http_api_create(&config, &parts, &process->api, err));
-    fill_address(options->listen, spin_http_api_port(process->api), process->http_address);
+    spin_address_local(options->listen, spin_http_api_port(process->api), process->http_address);
     return SPIN_OK;
 }
 

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mutex.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,8 @@ struct spin_cluster {
     struct spin_members *members;
     struct spin_timer *timer;
     struct spin_list joins;
+    uint64_t refused;        /* hellos, since the last line about them */
+    uint64_t refused_log_ns; /* when that was; 0: never */
     bool closing;
 };
 
@@ -253,6 +256,21 @@ static spin_status enter_table(struct join *join, const Spin__V1__Hello *hello,
     return SPIN_OK;
 }
 
+/* Where no secret is set anyone may try, as often as he likes: one line a second is enough. */
+static void log_refusal(struct join *join, const char *text)
+{
+    struct spin_cluster *cluster = join->cluster;
+    const uint64_t now_ns = spin_loop_now_ns(cluster->loop);
+    cluster->refused++;
+    if (cluster->refused_log_ns != 0 && now_ns - cluster->refused_log_ns < SPIN_NS_PER_S) {
+        return;
+    }
+    SPIN_WARN("join refused: times=%" PRIu64 " last_peer=%s: %s", cluster->refused,
+              spin_rpc_call_peer(join->call), text);
+    cluster->refused = 0;
+    cluster->refused_log_ns = now_ns;
+}
+
 /* False: it was refused, and is over. */
 static bool take_hello(struct join *join, const struct news *news)
 {
@@ -269,7 +287,7 @@ static bool take_hello(struct join *join, const struct news *news)
         welcome(join);
         return true;
     }
-    SPIN_WARN("join refused: peer=%s: %s", spin_rpc_call_peer(join->call), err.text);
+    log_refusal(join, err.text);
     end(join, status, err.text);
     return false;
 }

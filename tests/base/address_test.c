@@ -57,12 +57,36 @@ static void test_hosts_have_a_longest(void **state)
     SPIN_EXPECT_STATUS(spin_address_split(text, &address, &err), SPIN_ERR_INVALID);
 }
 
+static void test_writes_what_others_dial(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *listen;
+        const char *local;
+        bool wildcard;
+    } rows[] = {
+        {"127.0.0.1:0", "127.0.0.1:4711", false},
+        {"0.0.0.0:80", "127.0.0.1:4711", true},
+        {"[::]:0", "127.0.0.1:4711", true},
+        {"[::1]:9000", "[::1]:4711", false},
+        {"node-7.example:0", "node-7.example:4711", false},
+    };
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(rows); i++) {
+        char text[SPIN_ADDRESS_TEXT_BYTES];
+        spin_address_local(rows[i].listen, 4711, text);
+        assert_string_equal(text, rows[i].local);
+        assert_int_equal(spin_address_is_wildcard(rows[i].listen), rows[i].wildcard);
+    }
+    assert_false(spin_address_is_wildcard("0.0.0.0"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_splits_names_and_numbers),
         cmocka_unit_test(test_refuses_what_is_no_address),
         cmocka_unit_test(test_hosts_have_a_longest),
+        cmocka_unit_test(test_writes_what_others_dial),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

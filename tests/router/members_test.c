@@ -163,7 +163,7 @@ static void test_refused_fields(void **state)
     REFUSE(memset(h.id, 'x', 128), SPIN_ERR_INVALID, "hello.peer.id: 128 bytes, at most 127");
     REFUSE(h.id[0] = '\n', SPIN_ERR_INVALID, "hello.peer.id: byte 0 is not printable");
     REFUSE(h.address[0] = '\0', SPIN_ERR_INVALID, "hello.peer.grpc_address");
-    REFUSE(h.peer.grpc_address = h.id, SPIN_ERR_INVALID, "must be host:port");
+    REFUSE(h.peer.grpc_address = h.id, SPIN_ERR_INVALID, "not host:port");
     REFUSE(memset(h.role, 'x', 16), SPIN_ERR_INVALID, "hello.role: 16 bytes, at most 15");
     REFUSE(memset(h.version, 'x', 32), SPIN_ERR_INVALID, "hello.version");
     REFUSE(h.hello.kind = 0, SPIN_ERR_INVALID, "hello.kind: 0");

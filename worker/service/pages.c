@@ -1,5 +1,6 @@
 #include "worker/service/pages.h"
 
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/clock.h"
 #include "kvstore/block/layout.h"
@@ -28,7 +29,7 @@ struct spin_pages {
     const struct spin_membership *membership;
     char *labels; /* model_name="..." */
     struct spin_http_server *server;
-    char address[SPIN_SERVICE_ADDRESS_BYTES];
+    char address[SPIN_ADDRESS_TEXT_BYTES];
 };
 
 struct page {
@@ -212,15 +213,6 @@ static spin_status create_labels(struct spin_pages *pages, struct spin_error *er
     return SPIN_OK;
 }
 
-static void fill_address(struct spin_pages *pages)
-{
-    const char *listen = pages->config.listen;
-    listen = spin_service_is_wildcard(listen) ? "127.0.0.1:0" : listen;
-    const int host_bytes = (int)(strrchr(listen, ':') - listen); /* checked by the server */
-    (void)snprintf(pages->address, sizeof pages->address, "%.*s:%u", host_bytes, listen,
-                   spin_http_server_port(pages->server));
-}
-
 spin_status spin_pages_create(struct spin_loop *loop, const struct spin_pages_config *config,
                               struct spin_pages **out, struct spin_error *err)
 {
@@ -240,7 +232,7 @@ spin_status spin_pages_create(struct spin_loop *loop, const struct spin_pages_co
     spin_status status;
     SPIN_TRY_GOTO(status, create_labels(pages, err), fail);
     SPIN_TRY_GOTO(status, spin_http_server_create(loop, &server, &pages->server, err), fail);
-    fill_address(pages);
+    spin_address_local(config->listen, spin_http_server_port(pages->server), pages->address);
     *out = pages;
     return SPIN_OK;
 fail:

@@ -5,6 +5,7 @@
  *        goodbye to the routers; pages; destroy. */
 #include "worker/service/process.h"
 
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/list.h"
 #include "base/log.h"
@@ -171,7 +172,7 @@ static spin_status create_service(struct process *process, struct spin_error *er
 {
     const struct spin_worker_options *options = process->options;
     if (options->router != NULL && options->advertise_address == NULL &&
-        spin_service_is_wildcard(options->listen)) {
+        spin_address_is_wildcard(options->listen)) {
         return spin_fail(err, SPIN_ERR_INVALID,
                          "--listen %s is every address of this machine: say with "
                          "--advertise-address which one routers should dial",

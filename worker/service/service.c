@@ -1,5 +1,6 @@
 #include "worker/service/service.h"
 
+#include "base/address.h"
 #include "base/assert.h"
 #include "worker/service/service_internal.h"
 
@@ -85,41 +86,22 @@ static spin_status draw_incarnation(uint64_t *out, struct spin_error *err)
     return SPIN_OK;
 }
 
-/* Bytes before the port's colon; 0 when `address` is not host:port. */
-static uint32_t host_bytes(const char *address)
-{
-    const char *colon = strrchr(address, ':');
-    if (colon == NULL || colon[1] == '\0' || strlen(colon + 1) > 5 ||
-        colon[1 + strspn(colon + 1, "0123456789")] != '\0') {
-        return 0;
-    }
-    return (uint32_t)(colon - address);
-}
-
-bool spin_service_is_wildcard(const char *listen)
-{
-    return strncmp(listen, "0.0.0.0:", 8) == 0 || strncmp(listen, "[::]:", 5) == 0;
-}
-
 /* The bound port under a host that can be dialled from here, and under the one that others dial. */
 static spin_status fill_addresses(struct spin_service *service,
                                   const struct spin_service_config *config, struct spin_error *err)
 {
     struct spin_service_identity *identity = &service->identity;
     const uint32_t port = spin_rpc_server_port(service->server);
-    const char *listen = spin_service_is_wildcard(config->listen) ? "127.0.0.1:0" : config->listen;
-    (void)snprintf(identity->address, sizeof identity->address, "%.*s:%u", (int)host_bytes(listen),
-                   listen, port);
+    spin_address_local(config->listen, port, identity->address);
     const char *advertise = config->advertise != NULL ? config->advertise : identity->address;
-    const uint32_t bytes = host_bytes(advertise);
-    const unsigned long given = bytes == 0 ? 0 : strtoul(advertise + bytes + 1, NULL, 10);
-    if (bytes == 0 || given > UINT16_MAX || strlen(advertise) >= sizeof identity->advertised) {
-        return spin_fail(err, SPIN_ERR_INVALID,
-                         "--advertise-address \"%.128s\": not host:port with a port of 0..65535",
-                         advertise);
+    struct spin_address given;
+    struct spin_error why;
+    if (spin_address_split(advertise, &given, &why) != SPIN_OK) {
+        return spin_fail(err, SPIN_ERR_INVALID, "--advertise-address: %s", why.text);
     }
-    (void)snprintf(identity->advertised, sizeof identity->advertised, "%.*s:%lu", (int)bytes,
-                   advertise, given == 0 ? (unsigned long)port : given);
+    const unsigned long given_port = strtoul(given.port, NULL, 10);
+    spin_address_format(given.host, given_port == 0 ? port : (uint32_t)given_port,
+                        identity->advertised);
     return SPIN_OK;
 }
 

@@ -34,8 +34,6 @@ struct spin_service_config {
     struct spin_metrics *metrics; /* made from spin_service_metrics; NULL: nobody counts */
 };
 
-#define SPIN_SERVICE_ADDRESS_BYTES 272u
-
 /* Who this worker is, in the words of Join and Describe; everything points into the service. */
 struct spin_service_hello {
     Spin__V1__Hello hello;
@@ -46,8 +44,6 @@ struct spin_service_hello {
 
 SPIN_MUST_USE spin_status spin_service_create(const struct spin_service_config *config,
                                               struct spin_service **out, struct spin_error *err);
-/* Whether `listen` stands for every address of this machine, so that none can be told to others. */
-bool spin_service_is_wildcard(const char *listen);
 /* host:port that clients on this machine can dial: the bound port, 127.0.0.1 for a wildcard. */
 const char *spin_service_address(const struct spin_service *service);
 /* Calls of Generate that may be open at once; bytes that may wait in each for its reader. */

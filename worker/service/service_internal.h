@@ -6,6 +6,7 @@
  * Errors     None. */
 #pragma once
 
+#include "base/address.h"
 #include "kvstore/block/layout.h"
 #include "worker/service/generate_request.h"
 #include "worker/service/service.h"
@@ -19,9 +20,9 @@ struct spin_service_identity {
     struct spin_metrics *metrics; /* NULL: nobody counts */
     struct spin_generate_limits limits;
     uint8_t kv_layout[SPIN_KV_LAYOUT_WIRE_BYTES];
-    uint64_t incarnation;                        /* random: a restart is another one */
-    char address[SPIN_SERVICE_ADDRESS_BYTES];    /* to be dialled from this machine */
-    char advertised[SPIN_SERVICE_ADDRESS_BYTES]; /* by others; the same after a restart: our id */
+    uint64_t incarnation;                     /* random: a restart is another one */
+    char address[SPIN_ADDRESS_TEXT_BYTES];    /* to be dialled from this machine */
+    char advertised[SPIN_ADDRESS_TEXT_BYTES]; /* by others; the same after a restart: our id */
 };
 
 const struct spin_service_identity *spin_service_get_identity(const struct spin_service *service);

@@ -208,7 +208,7 @@ def test_the_token_is_shown_and_asked_for(router, tmp_path):
 @pytest.mark.parametrize("options, said", [
     (["--listen", "0.0.0.0:0", "--router", "127.0.0.1:1"], "--advertise-address"),
     (["--listen", "[::]:0", "--router", "127.0.0.1:1"], "--advertise-address"),
-    (["--advertise-address", "nowhere"], '--advertise-address "nowhere"'),
+    (["--advertise-address", "nowhere"], '--advertise-address: address "nowhere"'),
     (["--advertise-address", "host:65536"], "0..65535"),
     (["--router", "nowhere"], "nowhere"),
     (["--router", "a:1,,b:2"], "host:port"),
