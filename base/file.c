@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -147,5 +148,22 @@ spin_status spin_file_read(const char *path, uint64_t max_bytes, char **out, uin
     }
     *out = buffer.bytes;
     *out_bytes = buffer.count;
+    return SPIN_OK;
+}
+
+spin_status spin_file_replace(const char *path, const char *text, struct spin_error *err)
+{
+    char beside[4096];
+    if ((size_t)snprintf(beside, sizeof beside, "%s.new", path) >= sizeof beside) {
+        return spin_fail(err, SPIN_ERR_INVALID, "path of over %zu bytes", sizeof beside - 5);
+    }
+    FILE *file = fopen(beside, "we");
+    if (file == NULL) {
+        return spin_fail_errno(err, SPIN_ERR_IO, "%s", path);
+    }
+    const bool written = fputs(text, file) >= 0;
+    if (fclose(file) != 0 || !written || rename(beside, path) != 0) {
+        return spin_fail_errno(err, SPIN_ERR_IO, "%s", path);
+    }
     return SPIN_OK;
 }

@@ -28,6 +28,22 @@ struct spin_metric {
 #define SPIN_METRIC_LATENCY_BOUNDS 20u /* a constant, for static tables */
 extern const double spin_metric_latency_bounds[SPIN_METRIC_LATENCY_BOUNDS];
 
+/* A row of a table from an X-macro's (id, name, labels, COUNTER | GAUGE | HISTOGRAM, help), its id
+ * made into `index`; histograms are of latencies. */
+#define SPIN_METRIC_ROW(index, metric_name, metric_labels, metric_kind, metric_help) \
+    [index] = {.name = (metric_name), \
+               .labels = (metric_labels), \
+               .kind = SPIN_METRIC_##metric_kind, \
+               .help = (metric_help), \
+               .bounds = SPIN_METRIC_BOUNDS_##metric_kind, \
+               .bounds_count = SPIN_METRIC_BOUNDS_COUNT_##metric_kind}
+#define SPIN_METRIC_BOUNDS_COUNTER NULL
+#define SPIN_METRIC_BOUNDS_GAUGE NULL
+#define SPIN_METRIC_BOUNDS_HISTOGRAM spin_metric_latency_bounds
+#define SPIN_METRIC_BOUNDS_COUNT_COUNTER 0
+#define SPIN_METRIC_BOUNDS_COUNT_GAUGE 0
+#define SPIN_METRIC_BOUNDS_COUNT_HISTOGRAM SPIN_METRIC_LATENCY_BOUNDS
+
 struct spin_metrics; /* private to metrics.c */
 
 SPIN_MUST_USE spin_status spin_metrics_create(const struct spin_metric *table, uint32_t count,

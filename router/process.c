@@ -8,6 +8,7 @@
 #include "base/address.h"
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "kvstore/block/key.h"
@@ -104,21 +105,16 @@ static void log_memory(const struct process *process)
 static spin_status write_port_file(struct process *process, struct spin_error *err)
 {
     const char *path = process->options->port_file;
-    char temporary[4096];
+    char text[2 * SPIN_ADDRESS_TEXT_BYTES + 16];
+    struct spin_error why;
     if (path == NULL) {
         return SPIN_OK;
     }
-    if ((size_t)snprintf(temporary, sizeof temporary, "%s.new", path) >= sizeof temporary) {
-        return spin_fail(err, SPIN_ERR_INVALID, "--port-file: over %zu bytes", sizeof temporary);
-    }
-    FILE *file = fopen(temporary, "we");
-    if (file == NULL) {
-        return spin_fail_errno(err, SPIN_ERR_IO, "--port-file %s", path);
-    }
-    const bool written =
-        fprintf(file, "http %s\ngrpc %s\n", process->http_address, process->grpc_address) > 0;
-    if (fclose(file) != 0 || !written || rename(temporary, path) != 0) {
-        return spin_fail_errno(err, SPIN_ERR_IO, "--port-file %s", path);
+    (void)snprintf(text, sizeof text, "http %s\ngrpc %s\n", process->http_address,
+                   process->grpc_address);
+    const spin_status status = spin_file_replace(path, text, &why);
+    if (status != SPIN_OK) {
+        return spin_fail(err, status, "--port-file: %s", why.text);
     }
     process->port_file_written = true;
     return SPIN_OK;

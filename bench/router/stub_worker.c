@@ -1,7 +1,9 @@
 /* spin-stub-worker: a worker without a model, for benchmarks and tests of the router. It joins,
  * describes itself and answers Generate by the clock (stub_streams.h). */
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/config.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/version.h"
 #include "bench/router/stub_streams.h"
@@ -16,7 +18,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define ADDRESS_BYTES 288u
 #define LAST_BYTES_GRACE_NS (2 * SPIN_NS_PER_S)
 #define SEQUENCES_MAX 32768
 #define CALLS_MAX (2u * SEQUENCES_MAX) /* those that are ending, too */
@@ -137,7 +138,7 @@ static const struct spin_config_spec spec = {
 
 struct worker {
     struct options options;
-    char address[ADDRESS_BYTES];
+    char address[SPIN_ADDRESS_TEXT_BYTES];
     char id[32];
     Spin__V1__Peer peer;
     Spin__V1__ModelIdentity model;
@@ -221,9 +222,7 @@ static spin_status fill_identity(struct worker *worker, struct spin_error *err)
 {
     static uint8_t model_id[16] = "stub";
     const struct options *options = &worker->options;
-    const int host_bytes = (int)(strrchr(options->listen, ':') - options->listen);
-    (void)snprintf(worker->address, sizeof worker->address, "%.*s:%u", host_bytes, options->listen,
-                   spin_rpc_server_port(worker->server));
+    spin_address_local(options->listen, spin_rpc_server_port(worker->server), worker->address);
     (void)snprintf(worker->id, sizeof worker->id, "stub:%u", spin_rpc_server_port(worker->server));
     spin__v1__peer__init(&worker->peer);
     worker->peer.id = worker->id;
@@ -314,23 +313,12 @@ static spin_status open_join(struct worker *worker, struct spin_error *err)
 
 static spin_status write_port_file(const struct worker *worker, struct spin_error *err)
 {
-    const char *path = worker->options.port_file;
-    char temporary[4096];
-    if (path == NULL) {
+    char text[SPIN_ADDRESS_TEXT_BYTES + 2];
+    if (worker->options.port_file == NULL) {
         return SPIN_OK;
     }
-    if ((size_t)snprintf(temporary, sizeof temporary, "%s.new", path) >= sizeof temporary) {
-        return spin_fail(err, SPIN_ERR_INVALID, "--port-file: over %zu bytes", sizeof temporary);
-    }
-    FILE *file = fopen(temporary, "we");
-    if (file == NULL) {
-        return spin_fail_errno(err, SPIN_ERR_IO, "--port-file %s", path);
-    }
-    const bool written = fprintf(file, "%s\n", worker->address) > 0;
-    if (fclose(file) != 0 || !written || rename(temporary, path) != 0) {
-        return spin_fail_errno(err, SPIN_ERR_IO, "--port-file %s", path);
-    }
-    return SPIN_OK;
+    (void)snprintf(text, sizeof text, "%s\n", worker->address);
+    return spin_file_replace(worker->options.port_file, text, err);
 }
 
 static void on_shutdown(void *context, int number)

@@ -132,6 +132,26 @@ static void test_reads_a_pipe(void **state)
     (void)close(ends[0]);
 }
 
+static void test_replaces_whole(void **state)
+{
+    (void)state;
+    struct spin_error err;
+    char *text = NULL;
+    uint64_t bytes = 0;
+    SPIN_EXPECT_OK(spin_file_replace(path_of("file"), "first\n", &err), &err);
+    SPIN_EXPECT_OK(spin_file_replace(path_of("file"), "2\n", &err), &err);
+    SPIN_EXPECT_OK(spin_file_read(path_of("file"), 100, &text, &bytes, &err), &err);
+    assert_string_equal(text, "2\n");
+    free(text);
+    assert_int_equal(access(path_of("file.new"), F_OK), -1); /* nothing is left beside it */
+    SPIN_EXPECT_STATUS(spin_file_replace(path_of("none/file"), "x", &err), SPIN_ERR_IO);
+    assert_non_null(strstr(err.text, "none/file"));
+    char longest[5000];
+    memset(longest, 'a', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    SPIN_EXPECT_STATUS(spin_file_replace(longest, "x", &err), SPIN_ERR_INVALID);
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -156,6 +176,7 @@ int main(void)
         cmocka_unit_test(test_names_what_is_wrong),
         cmocka_unit_test(test_fifo_is_no_file),
         cmocka_unit_test(test_reads_a_pipe),
+        cmocka_unit_test(test_replaces_whole),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -7,6 +7,7 @@
 
 #include "base/address.h"
 #include "base/assert.h"
+#include "base/file.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "kvstore/block/key.h"
@@ -107,23 +108,18 @@ static spin_status create_config_text(struct process *process, struct spin_error
 static spin_status write_port_file(struct process *process, struct spin_error *err)
 {
     const char *path = process->options->port_file;
-    char temporary[4096];
+    const bool pages = process->pages != NULL;
+    char text[2 * SPIN_ADDRESS_TEXT_BYTES + 16];
+    struct spin_error why;
     if (path == NULL) {
         return SPIN_OK;
     }
-    if ((size_t)snprintf(temporary, sizeof temporary, "%s.new", path) >= sizeof temporary) {
-        return spin_fail(err, SPIN_ERR_INVALID, "--port-file: over %zu bytes", sizeof temporary);
-    }
-    FILE *file = fopen(temporary, "we");
-    if (file == NULL) {
-        return spin_fail_errno(err, SPIN_ERR_IO, "--port-file %s", path);
-    }
-    bool written = fprintf(file, "%s\n", spin_service_address(process->service)) > 0;
-    if (process->pages != NULL) {
-        written &= fprintf(file, "http %s\n", spin_pages_address(process->pages)) > 0;
-    }
-    if (fclose(file) != 0 || !written || rename(temporary, path) != 0) {
-        return spin_fail_errno(err, SPIN_ERR_IO, "--port-file %s", path);
+    (void)snprintf(text, sizeof text, "%s\n%s%s%s", spin_service_address(process->service),
+                   pages ? "http " : "", pages ? spin_pages_address(process->pages) : "",
+                   pages ? "\n" : "");
+    const spin_status status = spin_file_replace(path, text, &why);
+    if (status != SPIN_OK) {
+        return spin_fail(err, status, "--port-file: %s", why.text);
     }
     process->port_file_written = true;
     return SPIN_OK;
