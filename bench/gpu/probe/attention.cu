@@ -1,4 +1,8 @@
-// Decode attention over a list of pages, with tensor cores.
+// Decode attention over a list of pages, with tensor cores. An item is a row and a run of its
+// pages, done by one CTA of eight warps, which leaves one partial. Its pages go to the warps either
+// dealt out in pairs ("split"), or as runs of 16 to a warp each ("warp16"): then what a warp has in
+// the end is the partial of a fixed split of 16 pages, folded in list order with those beside it,
+// and the item's size decides only how many of them share a write, not what any of them holds.
 #include "bench/gpu/probe/probe.cuh"
 
 struct AttnP {
@@ -6,6 +10,7 @@ struct AttnP {
     const uint8_t *pool;
     const int *slots;
     int rows, npages, split, G;
+    int warp_pages; // pages of a warp in a run; 0: pairs dealt out
     float *po;
     float2 *pml;
     float scale_log2;
@@ -28,8 +33,15 @@ __global__ __launch_bounds__(AW * 32, 1) void k_attn(const __grid_constant__ Att
         int row = wi / nsp, lo = (wi % nsp) * p.split, hi = min(lo + p.split, p.npages);
         const int *sl = p.slots + (size_t)row * p.npages;
         int npair = (hi - lo + 1) / 2, mine = (npair - w + AW - 1) / AW;
+        int first = lo + 2 * w, step = 2 * AW;
+        if (p.warp_pages != 0) {
+            first = min(lo + w * p.warp_pages, hi);
+            hi = min(first + p.warp_pages, hi);
+            mine = (hi - first + 1) / 2;
+            step = 2;
+        }
         auto issue = [&](int j) {
-            int pg = lo + 2 * (w + j * AW);
+            int pg = first + j * step;
             uint32_t st = (it + j) % AST, b = bar + 8 * st, d = ring + st * 2 * PAGE;
             int n = min(2, hi - pg);
             mbar_expect(b, n * PAGE);
@@ -65,7 +77,7 @@ __global__ __launch_bounds__(AW * 32, 1) void k_attn(const __grid_constant__ Att
             uint32_t st = (it + j) % AST;
             mbar_wait(bar + 8 * st, ((it + j) / AST) & 1);
             uint32_t base = ring + st * 2 * PAGE;
-            bool two = lo + 2 * (w + j * AW) + 1 < hi;
+            bool two = first + j * step + 1 < hi;
             float s[2][4];
 #pragma unroll
             for (int t = 0; t < 2; t++) {
@@ -230,11 +242,14 @@ void spin_probe_attention(void)
         auto hr = down(ref, (size_t)rows * G * D);
         float bt = 1e30f;
         int bs = 0;
-        for (int split : {16, 32, 64, 128, 256}) {
+        for (int variant = 0; variant < 2 * 5; variant++) {
+            const int split = 16 << variant % 5, warp_pages = variant < 5 ? 0 : 16;
+            if (warp_pages * AW < split && warp_pages != 0)
+                continue;
             int nsp = (c.np + split - 1) / split;
             if ((size_t)rows * nsp > 64 * 512)
                 continue;
-            AttnP p{q, pool, slots, rows, c.np, split, G, po, pml, scale * 1.44269504f};
+            AttnP p{q, pool, slots, rows, c.np, split, G, warp_pages, po, pml, scale * 1.44269504f};
             auto go = [&](int i) {
                 AttnP x = p;
                 x.slots = slots + per * (size_t)(i % sets);
@@ -247,7 +262,8 @@ void spin_probe_attention(void)
             k_attn_merge<<<rows * G, D>>>(po, pml, out, nsp, G);
             LAUNCHED();
             double e = rel_l2(down(out, (size_t)rows * G * D), hr);
-            std::string nm = std::string("attn_") + c.n + "_split" + std::to_string(split);
+            std::string nm = std::string("attn_") + c.n + (warp_pages ? "_warp16_" : "_split") +
+                             std::to_string(split);
             chk(nm, e < 4e-3, e);
             if (!(e < 4e-3))
                 continue;
@@ -260,7 +276,7 @@ void spin_probe_attention(void)
                       9, 4);
             put(nm, t1, "us");
             put(nm + "_with_merge", t2, "us");
-            if (t2 < bt) {
+            if (t2 < bt && warp_pages == 0) {
                 bt = t2;
                 bs = split;
             }
