@@ -42,7 +42,7 @@ class Package:
     def read(self, folder):
         data = (folder / self.file).read_bytes()
         if len(data) != self.size or hashlib.sha256(data).hexdigest() != self.sha256:
-            sys.exit(f"{self.file}: not the package that this benchmark knows")
+            sys.exit(f"{self.file}: not the package that this benchmark knows; without the file it is fetched anew")
         return data
 
     def member(self, folder, name):
