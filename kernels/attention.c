@@ -20,7 +20,7 @@ void spin_attention_check(const struct spin_attention_args *args)
 uint64_t spin_attention_workspace_bytes(const struct spin_attention_args *args)
 {
     const uint64_t sequences = SPIN_MIN(args->spans.count, SPIN_ATTENTION_SPLIT_SEQUENCES_MAX);
-    const uint64_t split_tokens = (uint64_t)SPIN_SPLIT_PAGES * args->pages.page_tokens;
+    const uint64_t split_tokens = SPIN_SPLIT_TOKENS;
     const uint64_t splits = (args->visible_max + split_tokens - 1) / split_tokens;
     const uint64_t partial_floats = args->pages.layout.head_dim + 2;
     return sequences * args->q_heads * splits * partial_floats * sizeof(float);

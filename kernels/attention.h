@@ -1,7 +1,7 @@
 /* attention: out[m][h] = softmax(scale q[m][h] K^T) V over the visible tokens of the row's page
  * list.
  *
- * Formula    Splits of SPIN_SPLIT_PAGES pages of the list, in list order (D5). Split s gives
+ * Formula    Splits of SPIN_SPLIT_TOKENS tokens of the list, in list order (D5). Split s gives
  *            m_s = max scale q.k, z_s = sum exp(scale q.k - m_s), o_s = sum exp(scale q.k - m_s) v;
  *            partials are merged in list order. What a split holds never depends on chunk, batch,
  *            residency or thread count.

@@ -37,9 +37,9 @@ static uint32_t round_up_div(uint32_t a, uint32_t b)
     return (uint32_t)(((uint64_t)a + b - 1) / b);
 }
 
-static uint32_t split_count(const struct job *job, uint32_t visible)
+static uint32_t split_count(uint32_t visible)
 {
-    return round_up_div(visible, SPIN_SPLIT_PAGES * job->args->pages.page_tokens);
+    return round_up_div(visible, SPIN_SPLIT_TOKENS);
 }
 
 static uint32_t span_tokens(const struct job *job, uint32_t sequence)
@@ -55,7 +55,7 @@ static uint32_t sequence_splits(const struct job *job, uint32_t sequence)
         visible = SPIN_MAX(visible, job->args->pages.visible[(uint64_t)sequence * kv_heads + h]);
     }
     SPIN_ASSERT_LE(visible, job->args->visible_max);
-    return split_count(job, visible);
+    return split_count(visible);
 }
 
 static bool is_cut_over_splits(const struct job *job, uint32_t sequence)
@@ -126,7 +126,7 @@ static void run_tile(const struct job *job, const struct queries *queries,
 {
     const struct spin_page_lists *pages = &job->args->pages;
     const uint64_t row = (uint64_t)queries->sequence * pages->layout.kv_heads + queries->kv_head;
-    const uint64_t split_tokens = (uint64_t)SPIN_SPLIT_PAGES * pages->page_tokens;
+    const uint64_t split_tokens = SPIN_SPLIT_TOKENS;
     load_queries(job, queries, tile);
     for (uint32_t split = 0; spin_attention_split(tile, pages, row, split); split++) {
         for (uint32_t i = 0; i < tile->queries; i++) {
@@ -202,7 +202,7 @@ static void merge_query(const struct job *job, uint32_t sequence, uint32_t q_hea
     const struct spin_page_lists *pages = &job->args->pages;
     const uint64_t row = (uint64_t)sequence * pages->layout.kv_heads + q_head / job->group;
     float *merged = tile->merged[0];
-    const uint32_t splits = split_count(job, pages->visible[row]);
+    const uint32_t splits = split_count(pages->visible[row]);
     for (uint32_t split = 0; split < splits; split++) {
         spin_partial_merge(merged, partial_of(job, sequence, q_head, split), pages->layout.head_dim,
                            split == 0);
@@ -238,7 +238,7 @@ spin_status spin_attention_cpu(const struct spin_attention_args *args, struct sp
     job.group = args->q_heads / args->pages.layout.kv_heads;
     SPIN_ASSERT_LE(job.group, SPIN_TILE_QUERIES);
     job.tile_tokens = SPIN_TILE_QUERIES / job.group;
-    job.split_count_max = split_count(&job, args->visible_max);
+    job.split_count_max = split_count(args->visible_max);
     for (uint32_t s = 0; s < args->spans.count; s++) {
         job.any_split |= is_cut_over_splits(&job, s);
     }

@@ -18,7 +18,6 @@
 SPIN_BEGIN_DECLS
 
 #define SPIN_TILE_QUERIES 64u
-#define SPIN_SPLIT_TOKENS_MAX (SPIN_SPLIT_PAGES * 32u)
 /* K and V become floats this many tokens at a time: two tiles of the page layout. */
 #define SPIN_BLOCK_LANES 16u
 
@@ -30,7 +29,7 @@ SPIN_BEGIN_DECLS
 
 struct spin_attention_tile {
     float q[SPIN_TILE_QUERIES][SPIN_HEAD_DIM_MAX] __attribute__((aligned(64))); /* times scale */
-    float score[SPIN_TILE_QUERIES][SPIN_SPLIT_TOKENS_MAX];
+    float score[SPIN_TILE_QUERIES][SPIN_SPLIT_TOKENS];
     union {
         float k[SPIN_HEAD_DIM_MAX][SPIN_BLOCK_LANES]; /* transposed */
         float v[SPIN_BLOCK_LANES][SPIN_HEAD_DIM_MAX];

@@ -256,7 +256,7 @@ static void score_split(struct spin_attention_tile *tile, const struct spin_page
 bool spin_attention_split(struct spin_attention_tile *tile, const struct spin_page_lists *pages,
                           uint64_t row, uint32_t split)
 {
-    const uint64_t split_tokens = (uint64_t)SPIN_SPLIT_PAGES * pages->page_tokens;
+    const uint64_t split_tokens = SPIN_SPLIT_TOKENS;
     uint32_t visible_max = 0;
     for (uint32_t i = 0; i < tile->queries; i++) {
         visible_max = SPIN_MAX(visible_max, tile->visible[i]);

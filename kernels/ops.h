@@ -10,6 +10,11 @@
 #include "kernels/device.h"
 #include "kernels/embed.h"
 #include "kernels/kv_append.h"
+#include "kernels/kv_copy.h"
+#include "kernels/kv_index.h"
+#include "kernels/kv_resize.h"
+#include "kernels/kv_resolve.h"
+#include "kernels/kv_select.h"
 #include "kernels/matmul.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
@@ -30,8 +35,19 @@ struct spin_ops {
     spin_status (*attention)(const struct spin_attention_args *args, struct spin_stream *stream);
     spin_status (*swiglu)(const struct spin_swiglu_args *args, struct spin_stream *stream);
 
+    /* The five operations of the KV manager and its tables. */
+    spin_status (*kv_index)(const struct spin_kv_index_args *args, struct spin_stream *stream);
+    spin_status (*kv_select)(const struct spin_kv_select_args *args, struct spin_stream *stream);
+    spin_status (*kv_gather)(const struct spin_kv_gather_args *args, struct spin_stream *stream);
+    spin_status (*kv_offload)(const struct spin_kv_offload_args *args, struct spin_stream *stream);
+    spin_status (*kv_resolve[SPIN_KV_REPLACEMENTS])(const struct spin_kv_resolve_args *args,
+                                                    struct spin_stream *stream);
+    spin_status (*kv_resize[SPIN_KV_REPLACEMENTS])(const struct spin_kv_resize_args *args,
+                                                   struct spin_stream *stream);
+
     uint64_t (*matmul_workspace_bytes)(const struct spin_matmul_args *args);
     uint64_t (*attention_workspace_bytes)(const struct spin_attention_args *args);
+    uint64_t (*kv_select_workspace_bytes)(const struct spin_kv_select_args *args);
 };
 
 extern const struct spin_ops spin_ops_ref;

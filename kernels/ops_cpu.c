@@ -13,8 +13,17 @@ const struct spin_ops spin_ops_cpu = {
     .kv_append = spin_kv_append_cpu,
     .attention = spin_attention_cpu,
     .swiglu = spin_swiglu_cpu,
+    .kv_index = spin_kv_index_cpu,
+    .kv_select = spin_kv_select_cpu,
+    .kv_gather = spin_kv_gather_cpu,
+    .kv_offload = spin_kv_offload_cpu,
+    .kv_resolve = {[SPIN_KV_SLOT_LRU] = spin_kv_resolve_slot_lru_cpu,
+                   [SPIN_KV_BUCKETED] = spin_kv_resolve_bucketed_cpu},
+    .kv_resize = {[SPIN_KV_SLOT_LRU] = spin_kv_resize_slot_lru_cpu,
+                  [SPIN_KV_BUCKETED] = spin_kv_resize_bucketed_cpu},
     .matmul_workspace_bytes = spin_matmul_workspace_bytes,
     .attention_workspace_bytes = spin_attention_workspace_bytes,
+    .kv_select_workspace_bytes = spin_kv_select_workspace_bytes,
 };
 
 const struct spin_ops *spin_ops_best_cpu(void)

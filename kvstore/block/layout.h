@@ -22,8 +22,9 @@ SPIN_BEGIN_DECLS
 #define SPIN_TILE_TOKENS 8u
 #define SPIN_BLOCK_TOKENS 128u
 #define SPIN_TILES_PER_BLOCK (SPIN_BLOCK_TOKENS / SPIN_TILE_TOKENS)
-/* Attention works on splits of this many pages of a list (D5). */
-#define SPIN_SPLIT_PAGES 16u
+/* Attention works on splits of this many tokens of a list (D5), whatever the page size: a sparse
+ * list that holds every page then gives the very bits of the dense one. */
+#define SPIN_SPLIT_TOKENS 512u
 /* Page ids of one row are u16 (D20): a row of 8-token pages ends at 524,280 tokens. */
 #define SPIN_ROW_PAGES_MAX 65535u
 
