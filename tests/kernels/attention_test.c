@@ -236,6 +236,63 @@ static void test_batch_changes_nothing(void **state)
     destroy(&f);
 }
 
+static void copy_tokens(const struct test_kv *from, struct test_kv *to)
+{
+    const uint64_t bytes = (uint64_t)from->lists.layout.head_dim * sizeof(uint16_t);
+    for (uint64_t row = 0; row < from->lists.layout.kv_heads; row++) {
+        for (uint32_t t = 0; t < from->visible[row]; t++) {
+            memcpy(spin_list_k(&to->lists, row, t), spin_list_k(&from->lists, row, t), bytes);
+            memcpy(spin_list_v(&to->lists, row, t), spin_list_v(&from->lists, row, t), bytes);
+        }
+    }
+}
+
+/* The last `queries` tokens of `length`, over pages of 8 and of 32. */
+static void expect_page_size_changes_nothing(const struct shape *shape, uint32_t length,
+                                             uint32_t queries, struct spin_stream *stream)
+{
+    struct spin_rng rng = {15, length, queries};
+    const struct test_kv_config small = {shape->kv_heads, shape->head_dim, 8, 1, &length, &queries};
+    const struct test_kv_config large = {shape->kv_heads, shape->head_dim, 32, 1,
+                                         &length,         &queries};
+    struct fixture f = make(shape, &small, &rng);
+    struct test_kv other = spin_test_kv_create(&large, &rng);
+    struct test_matrix out = spin_test_matrix_create(queries, f.out.view.cols, 8);
+    copy_tokens(&f.kv, &other);
+    assert_int_equal(spin_attention_cpu(&f.args, stream), SPIN_OK);
+    struct spin_attention_args args = f.args;
+    args.pages = other.lists;
+    args.out = out.view;
+    assert_true(spin_attention_workspace_bytes(&args) <= f.workspace.bytes);
+    assert_int_equal(spin_attention_cpu(&args, stream), SPIN_OK);
+    spin_test_expect_same_bits(&out.view, &f.out.view);
+    spin_test_matrix_destroy(&out);
+    spin_test_kv_destroy(&other);
+    destroy(&f);
+}
+
+/* A list of every page gives the same bits whatever the page: sparse attention that takes all is
+ * dense attention. */
+static void test_page_size_changes_nothing(void **state)
+{
+    (void)state;
+    static const uint32_t lengths[] = {1,   7,   8,   9,   31,   33,   127,  128,
+                                       129, 511, 512, 513, 1000, 1025, 3000, 6000};
+    static const struct shape page_shapes[] = {{3, 3, 64, 8}, {1, 5, 80, 8}};
+    for (uint64_t i = 0; i < SPIN_ARRAY_COUNT(page_shapes); i++) {
+        for (uint64_t j = 0; j < SPIN_ARRAY_COUNT(lengths); j++) {
+            struct spin_stream *stream = spin_test_stream((uint32_t)(j % 2) + 1);
+            if (i == 1) {
+                spin_stream_limit_isa(stream, SPIN_ISA_AVX2);
+            }
+            expect_page_size_changes_nothing(&page_shapes[i], lengths[j], 1, stream);
+            const uint32_t chunk = lengths[j] > 1025 ? 5 : SPIN_MIN(lengths[j], 37);
+            expect_page_size_changes_nothing(&page_shapes[i], lengths[j], chunk, stream);
+            spin_stream_destroy(stream);
+        }
+    }
+}
+
 /* One score far above the rest: the output is that token's value, and nothing overflows. */
 static void test_huge_score(void **state)
 {
@@ -284,6 +341,7 @@ int main(void)
         cmocka_unit_test(test_against_double),
         cmocka_unit_test(test_company_changes_nothing),
         cmocka_unit_test(test_batch_changes_nothing),
+        cmocka_unit_test(test_page_size_changes_nothing),
         cmocka_unit_test(test_huge_score),
         cmocka_unit_test(test_no_queries),
     };

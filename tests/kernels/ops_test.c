@@ -9,6 +9,16 @@ static void expect_complete(const struct spin_ops *ops, const char *name)
     assert_true(ops->embed != NULL && ops->rms_norm != NULL && ops->matmul != NULL);
     assert_true(ops->rope != NULL && ops->kv_append != NULL && ops->attention != NULL);
     assert_true(ops->swiglu != NULL);
+    assert_true(ops->kv_index != NULL && ops->kv_select != NULL);
+    assert_true(ops->kv_gather != NULL && ops->kv_offload != NULL);
+    for (uint32_t i = 0; i < SPIN_KV_REPLACEMENTS; i++) {
+        assert_true(ops->kv_resolve[i] != NULL && ops->kv_resize[i] != NULL);
+        for (uint32_t j = 0; j < i; j++) { /* each its own */
+            assert_true(ops->kv_resolve[i] != ops->kv_resolve[j]);
+            assert_true(ops->kv_resize[i] != ops->kv_resize[j]);
+        }
+    }
+    assert_true(ops->kv_select_workspace_bytes != NULL);
     assert_true(ops->matmul_workspace_bytes != NULL && ops->attention_workspace_bytes != NULL);
 }
 
