@@ -1,0 +1,72 @@
+"""Tests of the tests: a bug put into a source has to turn a test red."""
+
+_COPTS = [
+    "-O3",
+    "-mavx2",
+    "-mfma",
+    "-mf16c",
+    "-fopenmp-simd",
+    "-w",  # a bug may leave a parameter unused
+]
+
+def _mutate(name, edits):
+    """A copy of every source with its sed script applied; one that changes nothing is an error."""
+    copies = []
+    for source in sorted(edits):
+        file = source.split(":")[1]
+        copy = "%s_sources/%s" % (name, file)
+        native.genrule(
+            name = "%s_%s" % (name, file.replace(".", "_")),
+            testonly = True,
+            srcs = [source],
+            outs = [copy],
+            cmd = "sed -E '%s' $< > $@ && " % edits[source].replace("$", "$$") +
+                  "if cmp -s $< $@; then echo '%s: no change in %s' >&2; exit 1; fi" % (name, file),
+        )
+        copies.append(copy)
+    return copies
+
+def spin_mutant(name, edits, test, wanted = "red", copts = [], only = ""):
+    """Runs `test` of //tests/kernels with sources changed.
+
+    edits: label of a source in //kernels -> sed -E script. The copy's object stands in for the
+    library's: the linker takes an archive's member only for what is still missing, so a copy has to
+    define all that the original does.
+    test: a *_test.c, or kv_oracle_test.py, which gets a kv_tool made of the copies.
+    only: of kv_oracle_test.py, the tests whose names contain this.
+    wanted: "green" for a change that must not matter: proof that red is the bug's doing."""
+    oracle = test.endswith(".py")
+    main = "kv_tool.c" if oracle else test
+    binary = name + "_program"
+    native.cc_binary(
+        name = binary,
+        testonly = True,
+        srcs = _mutate(name, edits) + ["//tests/kernels:" + main],
+        copts = _COPTS + copts,
+        tags = ["no-sanitizer"],
+        deps = [
+            "//tests/kernels:kernel_test",
+            "//tests/kernels:kv_fixture",
+            "//tests:spin_test",
+            "//third_party:cmocka",
+        ],
+    )
+    oracle_args = [
+        "$(rootpath //third_party:py_test.sh)",
+        "SPIN_KV_TOOL=$(rootpath :%s)" % binary,
+        "$(rootpath //tests/kernels:%s)" % test,
+        "-x",
+    ] + (["-k", only] if only else [])
+    native.sh_test(
+        name = name,
+        size = "medium",
+        srcs = ["expect.sh"],
+        args = [wanted] + (oracle_args if oracle else ["$(rootpath :%s)" % binary]),
+        data = [":" + binary] + ([
+            "//third_party:py_test.sh",
+            "//tests/kernels:" + test,
+            "//tests:requirements.txt",
+        ] if oracle else []),
+        # The bug is put in once, against the optimised build.
+        tags = ["no-sanitizer"],
+    )
