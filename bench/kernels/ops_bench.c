@@ -329,6 +329,149 @@ static void bench_attention(struct bench *bench, const char *name, uint32_t quer
     spin_device_free(bench->stream, slots);
 }
 
+/* ---- Select and Index ---- */
+
+#define CONTEXT_TOKENS 8192u
+#define LAYERS 30u
+#define SEQUENCES_MAX 8u
+#define CONTEXT_BLOCKS (CONTEXT_TOKENS / SPIN_BLOCK_TOKENS)
+
+/* Sequences of 8K tokens in a model of 30 layers: a decode step touches every summary once. Calls
+ * walk through the layers, as a step does, so summaries come from memory. */
+struct kv_case {
+    struct spin_kv_view view;
+    struct spin_kv_batch batch;
+    struct spin_kv_select_args select;
+    struct spin_kv_index_args index;
+    uint32_t numbers[SEQUENCES_MAX];
+    uint32_t tokens[SEQUENCES_MAX];
+    uint32_t blocks[SEQUENCES_MAX * CONTEXT_BLOCKS];
+    struct spin_kv_window windows[SEQUENCES_MAX];
+    struct spin_kv_range ranges[SEQUENCES_MAX];
+};
+
+static void call_select(struct bench *bench, void *context)
+{
+    struct kv_case *c = context;
+    c->select.batch.layer = (c->select.batch.layer + 1) % LAYERS;
+    if (spin_kv_select_cpu(&c->select, bench->stream) != SPIN_OK) {
+        fail("kv_select", NULL);
+    }
+}
+
+static void call_index(struct bench *bench, void *context)
+{
+    struct kv_case *c = context;
+    c->index.batch.layer = (c->index.batch.layer + 1) % LAYERS;
+    if (spin_kv_index_cpu(&c->index, bench->stream) != SPIN_OK) {
+        fail("kv_index", NULL);
+    }
+}
+
+/* A permutation, as after some hours of service. */
+static void fill_kv_blocks(struct kv_case *c, uint32_t count)
+{
+    struct spin_rng rng = {3, 0, 0};
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t j = spin_rng_below(&rng, i + 1);
+        c->blocks[i] = c->blocks[j];
+        c->blocks[j] = i;
+    }
+}
+
+static void setup_kv(struct bench *bench, struct kv_case *c, uint32_t sequences,
+                     enum spin_summary summary)
+{
+    const bool bounds = summary == SPIN_SUMMARY_BOUNDS; /* Quest, else ShadowKV */
+    c->view.layout =
+        (struct spin_kv_layout){LAYERS, KV_HEADS, HEAD_DIM, SPIN_KV_BF16, SPIN_SWIZZLE_NONE};
+    c->view.page_tokens = SPIN_TILE_TOKENS;
+    c->view.partition_tokens = bounds ? 16 : 8;
+    c->view.summary_bytes = HEAD_DIM * (bounds ? 4 : 2);
+    c->view.blocks_max = CONTEXT_BLOCKS;
+    c->view.blocks = c->blocks;
+    fill_kv_blocks(c, sequences * CONTEXT_BLOCKS);
+    const uint32_t partitions = CONTEXT_TOKENS / c->view.partition_tokens;
+    for (uint32_t s = 0; s < sequences; s++) {
+        c->numbers[s] = s;
+        c->tokens[s] = CONTEXT_TOKENS;
+        c->windows[s] = bounds ? (struct spin_kv_window){0, partitions - 1, 63}
+                               : (struct spin_kv_window){1, partitions - 4, 32};
+    }
+    const uint64_t bytes =
+        (uint64_t)sequences * partitions * LAYERS * KV_HEADS * c->view.summary_bytes;
+    uint16_t *summaries = allocate(bench, bytes);
+    struct spin_rng rng = {4, 0, 0};
+    for (uint64_t i = 0; i < bytes / sizeof *summaries; i++) { /* between 1 and 2 */
+        summaries[i] = (uint16_t)(0x3f80 | (spin_rng_u32(&rng) & 0x7f));
+    }
+    c->view.summaries = (uint8_t *)summaries;
+    c->batch = (struct spin_kv_batch){0, sequences, c->numbers, c->tokens, NULL};
+}
+
+static void bench_select(struct bench *bench, const char *name, uint32_t sequences,
+                         enum spin_summary summary)
+{
+    struct kv_case c = {0};
+    setup_kv(bench, &c, sequences, summary);
+    c.select =
+        (struct spin_kv_select_args){.view = &c.view,
+                                     .batch = c.batch,
+                                     .lists.stride = CONTEXT_TOKENS / SPIN_TILE_TOKENS,
+                                     .summary = summary,
+                                     .q = {bench->x, SPIN_DTYPE_F32, sequences, HIDDEN, HIDDEN},
+                                     .q_heads = Q_HEADS,
+                                     .scale = 0.125F,
+                                     .windows = c.windows};
+    const uint64_t rows = (uint64_t)sequences * KV_HEADS;
+    c.select.lists.pages = allocate(bench, rows * c.select.lists.stride * sizeof(uint16_t));
+    c.select.lists.page_count = allocate(bench, rows * sizeof(uint32_t));
+    c.select.workspace = allocate(bench, spin_kv_select_workspace_bytes(&c.select));
+    const struct timing timing = measure(bench, call_select, &c);
+    const double candidates = c.windows[0].local_begin - c.windows[0].sink_end;
+    const double values = (double)rows * candidates * c.view.summary_bytes / 2;
+    report(bench, name, timing, values * 2, values * 2 * Q_HEADS / KV_HEADS);
+    spin_device_free(bench->stream, c.select.workspace);
+    spin_device_free(bench->stream, c.select.lists.page_count);
+    spin_device_free(bench->stream, c.select.lists.pages);
+    spin_device_free(bench->stream, c.view.summaries);
+}
+
+/* What a prefill unit of 512 tokens seals. */
+static void bench_index(struct bench *bench, const char *name, enum spin_summary summary)
+{
+    const uint32_t pages = 512 / SPIN_TILE_TOKENS;
+    struct kv_case c = {0};
+    setup_kv(bench, &c, 1, summary);
+    uint32_t *slots = allocate(bench, (uint64_t)KV_HEADS * pages * sizeof *slots);
+    for (uint32_t i = 0; i < KV_HEADS * pages; i++) {
+        slots[i] = i;
+    }
+    c.ranges[0] = (struct spin_kv_range){0, pages, 0};
+    c.index = (struct spin_kv_index_args){.view = &c.view,
+                                          .batch = c.batch,
+                                          .lists = {.stride = pages, .slots = slots},
+                                          .summary = summary,
+                                          .ranges = c.ranges};
+    c.view.pool = allocate(bench, (uint64_t)KV_HEADS * pages * spin_page_bytes(&c.view.layout, 8));
+    const struct timing timing = measure(bench, call_index, &c);
+    const double keys = 512.0 * KV_HEADS * HEAD_DIM;
+    report(bench, name, timing, keys * 2, keys);
+    spin_device_free(bench->stream, c.view.pool);
+    spin_device_free(bench->stream, slots);
+    spin_device_free(bench->stream, c.view.summaries);
+}
+
+static void bench_kv(struct bench *bench)
+{
+    bench_select(bench, "kv_select mean 1 x 8K", 1, SPIN_SUMMARY_MEAN);
+    bench_select(bench, "kv_select mean 8 x 8K", SEQUENCES_MAX, SPIN_SUMMARY_MEAN);
+    bench_select(bench, "kv_select bounds 1 x 8K", 1, SPIN_SUMMARY_BOUNDS);
+    bench_select(bench, "kv_select bounds 8 x 8K", SEQUENCES_MAX, SPIN_SUMMARY_BOUNDS);
+    bench_index(bench, "kv_index mean 512 tokens", SPIN_SUMMARY_MEAN);
+    bench_index(bench, "kv_index bounds 512 tokens", SPIN_SUMMARY_BOUNDS);
+}
+
 /* ---- the small ops ---- */
 
 static void call_rms_norm(struct bench *bench, void *context)
@@ -413,6 +556,7 @@ int main(int argc, char **argv)
     bench_attention(&bench, "attention 1 query of 128", 1, 128);
     bench_attention(&bench, "attention 1 query of 4000", 1, 4000);
     bench_attention(&bench, "attention 256 queries of 1024", ROWS_MAX, 1024);
+    bench_kv(&bench);
     bench_batches(&bench);
     bench_decode(&bench);
     (void)printf("RESULT floor_gbs=%.1f\n", bench.floor_bytes_per_ns);
