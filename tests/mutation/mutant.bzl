@@ -26,7 +26,23 @@ def _mutate(name, edits):
         copies.append(copy)
     return copies
 
-def spin_mutant(name, edits, test, wanted = "red", copts = [], only = ""):
+def spin_mutant_main(source):
+    """A test program's own part, compiled once for all mutants that run it."""
+    native.cc_library(
+        name = source.replace(".c", "_main"),
+        testonly = True,
+        srcs = ["//tests/kernels:" + source],
+        copts = ["-DSPIN_DEBUG"],  # of the test alone: fewer operations
+        deps = [
+            "//tests:spin_test",
+            "//tests/kernels:kernel_test",
+            "//tests/kernels:kv_fixture",
+            "//third_party:cmocka",
+        ],
+        alwayslink = True,
+    )
+
+def spin_mutant(name, edits, test, wanted = "red", only = ""):
     """Runs `test` of //tests/kernels with sources changed.
 
     edits: label of a source in //kernels -> sed -E script. The copy's object stands in for the
@@ -41,15 +57,10 @@ def spin_mutant(name, edits, test, wanted = "red", copts = [], only = ""):
     native.cc_binary(
         name = binary,
         testonly = True,
-        srcs = _mutate(name, edits) + ["//tests/kernels:" + main],
-        copts = _COPTS + copts,
+        srcs = _mutate(name, edits),
+        copts = _COPTS,
         tags = ["no-sanitizer"],
-        deps = [
-            "//tests/kernels:kernel_test",
-            "//tests/kernels:kv_fixture",
-            "//tests:spin_test",
-            "//third_party:cmocka",
-        ],
+        deps = [":" + main.replace(".c", "_main")],
     )
     oracle_args = [
         "$(rootpath //third_party:py_test.sh)",
