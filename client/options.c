@@ -192,25 +192,35 @@ const struct spin_config_spec spin_chat_config_spec = {
 
 static const struct spin_option status_options[] = {
     ROUTER_ROWS(struct spin_status_options),
+    {.name = "requests",
+     .type = SPIN_OPTION_BOOL,
+     STATUS(requests),
+     .default_value = "false",
+     NO_RANGE,
+     .help = "Also prints a line for each request that holds KV, at most 64 a worker: resident, "
+             "buffered or suspended; budget, mandatory pages and working set of a layer's KV "
+             "head."},
     {.name = "watch",
      .type = SPIN_OPTION_BOOL,
      STATUS(watch),
      .default_value = "false",
      NO_RANGE,
-     .help = "Draws the table again every second, until Ctrl-C."},
+     .help = "Draws the tables again every second, until Ctrl-C."},
     {.name = "json",
      .type = SPIN_OPTION_BOOL,
      STATUS(json),
      .default_value = "false",
      NO_RANGE,
-     .help = "Prints one JSON object a time instead of a table."},
+     .help = "Prints one JSON object a time instead of tables; requests are in it."},
 };
 
 const struct spin_config_spec spin_status_config_spec = {
     .program = "spin status",
     .synopsis = "",
-    .about = "Prints who is in the cluster, as one router sees it: roles, load, use of the KV\n"
-             "cache, and how long ago each member spoke.",
+    .about =
+        "Prints who is in the cluster, as one router sees it: roles, load, how long\n"
+        "ago each member spoke, and its KV: the algorithm that selects pages, how many it found\n"
+        "in HBM and fetched from the host, and how full the tiers are.",
     .options = status_options,
     .option_count = SPIN_ARRAY_COUNT(status_options),
 };

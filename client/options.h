@@ -53,6 +53,7 @@ struct spin_chat_options {
 
 struct spin_status_options {
     struct spin_router_options router;
+    bool requests;
     bool watch;
     bool json;
 };

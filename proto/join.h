@@ -31,7 +31,7 @@ struct spin_join_config {
     struct spin_rpc_tls tls;
     const Spin__V1__Hello *hello;
     void *context;
-    /* Fills `status`, whose `load` points to a message that is valid until the next call. */
+    /* Fills `status`; what it points to is valid until the next call. */
     void (*fill_status)(void *context, Spin__V1__MemberStatus *status);
     /* Once after leave, from the loop: every router has heard the goodbye, or 1 s has passed. NULL:
      * nobody wants to know. */

@@ -70,6 +70,13 @@ static void heard(struct spin_member *member, uint64_t now_ns)
     member->suspected = false;
 }
 
+void spin_members_copy_load(Spin__V1__WorkerLoad *out, const Spin__V1__WorkerLoad *load)
+{
+    *out = *load;
+    out->base.n_unknown_fields = 0;
+    out->base.unknown_fields = NULL;
+}
+
 /* Texts of members go into log lines and tables: printable, and as long as their field. */
 static spin_status read_text(const char *field, const char *text, char *out, uint64_t capacity,
                              struct spin_error *err)
@@ -235,6 +242,8 @@ static spin_status read_hello(const struct spin_members *members, const Spin__V1
     SPIN_TRY(read_text("version", hello->version, row->version, sizeof row->version, err));
     SPIN_TRY(read_text("role", hello->role, row->role, sizeof row->role, err));
     SPIN_TRY(read_text("algorithm", hello->algorithm, row->algorithm, sizeof row->algorithm, err));
+    row->budget_tokens = hello->budget_tokens;
+    row->min_context = hello->min_context;
     row->kind = hello->kind;
     row->memory_bytes = hello->memory_bytes;
     if (hello->kind == SPIN__V1__MEMBER_KIND__MEMBER_MEMORY_NODE) {
@@ -294,6 +303,7 @@ spin_status spin_members_join(struct spin_members *members, const Spin__V1__Hell
     read.joined = true;
     read.joined_ns = now_ns;
     read.status_ns = now_ns;
+    spin__v1__worker_load__init(&read.load);
     *row = read;
     heard(row, now_ns);
     *out = row;
@@ -311,9 +321,33 @@ static void read_load(const Spin__V1__WorkerLoad *load, struct spin_member *memb
     view->step_ns = load->step_ns;
     const double rate = load->prefill_tokens_per_s;
     view->prefill_tokens_per_s = rate > 0 && rate < PREFILL_RATE_LIMIT ? rate : 0;
-    member->preemptions = load->preemptions;
+    spin_members_copy_load(&member->load, load);
     view->sent_sequences = 0;
     view->sent_prompt_tokens = 0;
+}
+
+void spin_members_read_requests(const Spin__V1__MemberStatus *status,
+                                struct spin_member_requests *out)
+{
+    out->count = 0;
+    for (size_t i = 0; i < status->n_requests && out->count < SPIN_MEMBER_REQUESTS_MAX; i++) {
+        const Spin__V1__RequestKv *said = status->requests[i];
+        struct spin_member_request *row = &out->rows[out->count];
+        if (read_text("requests.request_id", said->request_id, row->id, sizeof row->id, NULL) !=
+            SPIN_OK) {
+            continue;
+        }
+        row->resident = said->resident;
+        row->suspended = said->suspended;
+        row->tokens = said->tokens;
+        row->budget_pages = said->budget_pages;
+        row->mandatory_pages = said->mandatory_pages;
+        row->working_set = said->working_set;
+        row->slots = said->slots;
+        row->hits = said->hits;
+        row->misses = said->misses;
+        out->count++;
+    }
 }
 
 void spin_members_status(struct spin_members *members, struct spin_member *member,

@@ -27,6 +27,8 @@ SPIN_BEGIN_DECLS
 #define SPIN_MEMBER_MODEL_NAME_BYTES 128u
 #define SPIN_MEMBER_MODEL_ID_BYTES 16u
 #define SPIN_MEMBER_LAYOUT_BYTES_MAX 256u
+#define SPIN_MEMBER_REQUESTS_MAX 64u
+#define SPIN_MEMBER_REQUEST_ID_BYTES 64u
 #define SPIN_MEMBERS_PROTOCOL 1u
 #define SPIN_MEMBERS_VOCAB_PADDING 4096u
 /* A row whose Join stream is over still limits requests for this long: it may come back. */
@@ -42,12 +44,33 @@ struct spin_member_model { /* of workers */
     uint32_t max_model_len; /* as it said; what it takes is the row's max_model_len */
 };
 
+/* A request's share of a worker's tiers, as RequestKv says it. */
+struct spin_member_request {
+    char id[SPIN_MEMBER_REQUEST_ID_BYTES];
+    bool resident;
+    bool suspended;
+    uint32_t tokens;
+    uint32_t budget_pages;
+    uint32_t mandatory_pages;
+    uint32_t working_set;
+    uint64_t slots;
+    uint64_t hits;
+    uint64_t misses;
+};
+
+struct spin_member_requests {
+    uint32_t count;
+    struct spin_member_request rows[SPIN_MEMBER_REQUESTS_MAX];
+};
+
 struct spin_member {
     char id[SPIN_MEMBER_ID_BYTES];
     char address[SPIN_MEMBER_ADDRESS_BYTES]; /* gRPC, host:port */
     char version[32];
     char role[16];
     char algorithm[32];
+    uint32_t budget_tokens;
+    uint32_t min_context;
     uint64_t incarnation;
     Spin__V1__MemberKind kind;
     struct spin_member_model model;
@@ -57,7 +80,8 @@ struct spin_member {
     uint64_t kv_device_bytes;
     uint64_t memory_bytes; /* memory nodes */
     uint64_t memory_used_bytes;
-    uint64_t preemptions;
+    Spin__V1__WorkerLoad load; /* as it said last; numbers only */
+    struct spin_member_requests requests;
     uint64_t joined_ns;
     uint64_t heard_ns;  /* the last message on its Join stream */
     uint64_t status_ns; /* the last status */
@@ -94,6 +118,12 @@ SPIN_MUST_USE spin_status spin_members_join(struct spin_members *members,
                                             struct spin_member **out, struct spin_error *err);
 void spin_members_status(struct spin_members *members, struct spin_member *member,
                          const Spin__V1__MemberStatus *status, uint64_t now_ns);
+/* What a status says of requests, at most so many and with ids that fit: the others are left out.
+ * Pure, any thread. */
+void spin_members_read_requests(const Spin__V1__MemberStatus *status,
+                                struct spin_member_requests *out);
+/* The numbers of a load without its unknown fields, which the message's memory holds. Pure. */
+void spin_members_copy_load(Spin__V1__WorkerLoad *out, const Spin__V1__WorkerLoad *load);
 /* It spoke, of other things than its status. */
 void spin_members_heard(struct spin_members *members, struct spin_member *member, uint64_t now_ns);
 /* It says that it leaves: it gets nothing more, and its stream's end is no loss. */

@@ -1,157 +1,256 @@
-/* One resident pool and dense lists.
- *
- *   pool     block b holds slots [b S, (b + 1) S), S = layers * kv_heads * B pages,
- *            B = SPIN_BLOCK_TOKENS / page_tokens; inside it [layer][kv head][B]
- *   lists    [sequence][layer][kv head][pages_max] slots: row_offset is the same for every layer,
- *   and
- *            a layer is a constant distance into the table
- *   blocks   [sequence][blocks_max]: which blocks a sequence holds, in order
- *
- * A list is written when its block is taken, so planning a step touches two numbers per row. */
+/* Create and destroy, and a sequence's place among the others. */
 #include "kvstore/manager/kv.h"
 
-#include "base/assert.h"
 #include "base/checked.h"
+#include "kvstore/manager/kv_internal.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define NOBODY UINT32_MAX /* holder of a free block */
+/* --- configuration --- */
 
-struct sequence {
-    bool open;
-    uint32_t block_count;
-};
-
-struct spin_kv {
-    struct spin_kv_config config;
-    struct spin_stream *stream;
-    struct spin_owner owner; /* the first thread that opens a sequence */
-    bool poison;
-
-    uint32_t rows;            /* layers * kv_heads */
-    uint32_t pages_per_block; /* of one row */
-    uint32_t blocks_max;      /* of one sequence */
-    uint32_t pages_max;       /* of one row of one sequence */
-    uint64_t block_bytes;
-
-    uint32_t blocks;
-    uint32_t blocks_free;
-    uint32_t
-        *free_blocks; /* [blocks], a stack: what was used last is used next and is in the caches */
-    uint32_t *holder; /* [blocks] */
-
-    uint32_t sequences_open;
-    uint32_t *free_sequences; /* [sequences_max], a stack */
-    struct sequence *sequences;
-    uint32_t *sequence_blocks; /* [sequences_max][blocks_max] */
-
-    /* Device memory: what operations read. */
-    uint8_t *pool;
-    uint32_t *slots;      /* [sequences_max][layers][kv_heads][pages_max] */
-    uint64_t *row_offset; /* [sequences_max * kv_heads], of the plan */
-    uint32_t *visible;    /* [sequences_max * kv_heads], of the plan */
-};
-
-uint32_t spin_kv_blocks_for(uint32_t tokens)
+static spin_status check_pages(const struct spin_kv_config *config, struct spin_error *err)
 {
-    return tokens / SPIN_BLOCK_TOKENS + (tokens % SPIN_BLOCK_TOKENS != 0);
-}
-
-static spin_status check_config(const struct spin_kv_config *config, struct spin_error *err)
-{
-    SPIN_TRY(spin_kv_layout_check(&config->layout, err));
     if (config->page_tokens != 8 && config->page_tokens != 32) {
         return spin_fail(err, SPIN_ERR_INVALID, "page_tokens %u: must be 8 or 32",
                          config->page_tokens);
     }
-    const uint32_t tokens_limit = SPIN_ROW_PAGES_MAX * SPIN_TILE_TOKENS;
-    if (config->tokens_max < 1 || config->tokens_max > tokens_limit) {
+    if (config->partition_tokens == 0 || config->partition_tokens % config->page_tokens != 0 ||
+        SPIN_BLOCK_TOKENS % config->partition_tokens != 0) {
+        return spin_fail(
+            err, SPIN_ERR_INVALID,
+            "partition_tokens %u: must be a multiple of page_tokens %u that divides %u",
+            config->partition_tokens, config->page_tokens, SPIN_BLOCK_TOKENS);
+    }
+    if (config->tokens_max < 1 || config->tokens_max > SPIN_KV_TOKENS_MAX) {
         return spin_fail(err, SPIN_ERR_LIMIT, "tokens_max %u: must be 1 to %u", config->tokens_max,
-                         tokens_limit);
+                         SPIN_KV_TOKENS_MAX);
     }
     if (config->sequences_max < 1) {
         return spin_fail(err, SPIN_ERR_INVALID, "sequences_max 0: must be at least 1");
     }
-    const uint64_t needed =
-        spin_kv_blocks_for(config->tokens_max) * spin_block_bytes(&config->layout);
-    if (config->pool_bytes < needed) {
-        return spin_fail(err, SPIN_ERR_LIMIT,
-                         "KV pool of %" PRIu64 " bytes: one sequence of %u tokens needs %" PRIu64
-                         "; give more memory or lower the longest sequence",
-                         config->pool_bytes, config->tokens_max, needed);
+    if (config->replacement != SPIN_KV_SLOT_LRU && config->replacement != SPIN_KV_BUCKETED) {
+        return spin_fail(err, SPIN_ERR_INVALID, "replacement %d: no such policy",
+                         (int)config->replacement);
+    }
+    if (config->bucket_shift > SPIN_BUCKET_SHIFT_MAX) {
+        return spin_fail(err, SPIN_ERR_INVALID, "bucket_shift %u: must be 0 to %u",
+                         config->bucket_shift, SPIN_BUCKET_SHIFT_MAX);
     }
     return SPIN_OK;
 }
 
-static spin_status size_pool(struct spin_kv *kv, struct spin_error *err)
+static struct spin_kv_budget budget_of(const struct spin_kv_config *config)
+{
+    return (struct spin_kv_budget){.layers = config->layout.layers,
+                                   .kv_heads = config->layout.kv_heads,
+                                   .page_tokens = config->page_tokens,
+                                   .demand = config->demand};
+}
+
+uint64_t spin_kv_slab_bytes(const struct spin_kv_config *config)
+{
+    return SPIN_SLAB_SLOTS * spin_page_bytes(&config->layout, config->page_tokens);
+}
+
+/* Every length has its turn while a sequence grows, and a longer one may claim less than a shorter:
+ * below some context an algorithm runs dense. */
+static spin_status check_pools(const struct spin_kv_config *config, struct spin_error *err)
+{
+    const struct spin_kv_budget budget = budget_of(config);
+    uint32_t claim = 0;
+    for (uint32_t tokens = 1; tokens <= config->tokens_max; tokens++) {
+        claim = SPIN_MAX(claim, spin_kv_claim_slabs(&budget, tokens));
+    }
+    const uint64_t hbm = claim * spin_kv_slab_bytes(config);
+    if (config->hbm_bytes < hbm) {
+        return spin_fail(err, SPIN_ERR_LIMIT,
+                         "KV slots of %" PRIu64 " bytes: one sequence of %u tokens needs %" PRIu64
+                         "; give more memory or lower the longest sequence",
+                         config->hbm_bytes, config->tokens_max, hbm);
+    }
+    const uint64_t host =
+        spin_kv_blocks_for(config->tokens_max) * spin_block_bytes(&config->layout);
+    if (config->host_bytes < host) {
+        return spin_fail(err, SPIN_ERR_LIMIT,
+                         "KV blocks of %" PRIu64 " bytes: one sequence of %u tokens needs %" PRIu64
+                         "; give more memory or lower the longest sequence",
+                         config->host_bytes, config->tokens_max, host);
+    }
+    return SPIN_OK;
+}
+
+/* What follows from the configuration alone. */
+static spin_status size_up(struct spin_kv *kv, struct spin_error *err)
 {
     const struct spin_kv_config *config = &kv->config;
+    kv->budget = budget_of(config);
     kv->rows = config->layout.layers * config->layout.kv_heads;
-    kv->pages_per_block = SPIN_BLOCK_TOKENS / config->page_tokens;
-    kv->blocks_max = spin_kv_blocks_for(config->tokens_max);
-    kv->pages_max = kv->blocks_max * kv->pages_per_block;
+    kv->page_bytes = spin_page_bytes(&config->layout, config->page_tokens);
     kv->block_bytes = spin_block_bytes(&config->layout);
-    const uint64_t blocks = config->pool_bytes / kv->block_bytes;
-    const uint64_t block_slots = (uint64_t)kv->rows * kv->pages_per_block;
-    if (blocks > UINT32_MAX / block_slots) {
+    kv->summary_bytes =
+        (uint64_t)kv->rows * (SPIN_BLOCK_TOKENS / config->partition_tokens) * config->summary_bytes;
+    kv->pages_max = spin_kv_pages_of(kv, config->tokens_max);
+    kv->view = (struct spin_kv_view){
+        .layout = config->layout,
+        .page_tokens = config->page_tokens,
+        .partition_tokens = config->partition_tokens,
+        .summary_bytes = config->summary_bytes,
+        .slabs_max = spin_kv_full_row(&kv->budget, config->tokens_max),
+        .directory_max = (kv->pages_max + SPIN_LEAF_PAGES - 1) / SPIN_LEAF_PAGES,
+        .blocks_max = spin_kv_blocks_for(config->tokens_max),
+        .bucket_shift = config->bucket_shift,
+    };
+    const uint64_t slabs = config->hbm_bytes / spin_kv_slab_bytes(config);
+    const uint64_t blocks = config->host_bytes / kv->block_bytes;
+    if (slabs > UINT32_MAX / SPIN_SLAB_SLOTS || blocks >= UINT32_MAX) {
         return spin_fail(err, SPIN_ERR_LIMIT,
-                         "KV pool of %" PRIu64 " bytes: more than %u pages of %u tokens",
-                         config->pool_bytes, UINT32_MAX, config->page_tokens);
+                         "KV pools of %" PRIu64 " and %" PRIu64
+                         " bytes: more than %u slots or blocks",
+                         config->hbm_bytes, config->host_bytes, UINT32_MAX);
     }
+    kv->slabs = (uint32_t)slabs;
     kv->blocks = (uint32_t)blocks;
     return SPIN_OK;
 }
 
-static uint64_t list_entries(const struct spin_kv *kv)
+/* --- memory --- */
+
+/* Takes the manager's arrays one after another; after a failure, nothing more. */
+struct taker {
+    struct spin_stream *stream;
+    struct spin_error *err;
+    spin_status status;
+};
+
+static void *take_array(struct taker *taker, uint64_t count, uint64_t element_bytes)
 {
-    return (uint64_t)kv->config.sequences_max * kv->rows * kv->pages_max;
+    uint64_t bytes;
+    void *memory = NULL;
+    if (taker->status != SPIN_OK || count == 0 || element_bytes == 0) {
+        return NULL;
+    }
+    if (!spin_mul_u64(count, element_bytes, &bytes)) {
+        taker->status = spin_fail(taker->err, SPIN_ERR_NO_MEMORY,
+                                  "KV manager: a table of %" PRIu64 " entries", count);
+        return NULL;
+    }
+    taker->status = spin_device_alloc(taker->stream, bytes, &memory, taker->err);
+    return taker->status == SPIN_OK ? memory : NULL;
 }
 
-static spin_status alloc_device(struct spin_kv *kv, struct spin_error *err)
+static spin_status alloc_tiers(struct spin_kv *kv, struct spin_error *err)
 {
-    const uint64_t plan_rows = (uint64_t)kv->config.sequences_max * kv->config.layout.kv_heads;
-    void *memory = NULL;
-    SPIN_TRY(spin_device_alloc(kv->stream, kv->blocks * kv->block_bytes, &memory, err));
-    kv->pool = memory;
-    SPIN_TRY(spin_device_alloc(kv->stream, list_entries(kv) * sizeof *kv->slots, &memory, err));
-    kv->slots = memory;
-    SPIN_TRY(spin_device_alloc(kv->stream, plan_rows * sizeof *kv->row_offset, &memory, err));
-    kv->row_offset = memory;
-    SPIN_TRY(spin_device_alloc(kv->stream, plan_rows * sizeof *kv->visible, &memory, err));
-    kv->visible = memory;
+    struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
+    kv->view.pool = take_array(&taker, (uint64_t)kv->slabs * SPIN_SLAB_SLOTS, kv->page_bytes);
+    kv->view.host = take_array(&taker, kv->blocks, kv->block_bytes);
+    kv->view.summaries = take_array(&taker, kv->blocks, kv->summary_bytes);
+    return taker.status;
+}
+
+static spin_status alloc_tables(struct spin_kv *kv, struct spin_error *err)
+{
+    struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
+    struct spin_kv_view *view = &kv->view;
+    const uint64_t sequences = kv->config.sequences_max;
+    const uint64_t table_rows = sequences * kv->rows;
+    const uint64_t slots = (uint64_t)kv->slabs * SPIN_SLAB_SLOTS;
+    kv->residency = take_array(&taker, sequences, sizeof *kv->residency);
+    kv->slab_list = take_array(&taker, table_rows * view->slabs_max, sizeof *kv->slab_list);
+    kv->slab_count = take_array(&taker, sequences * view->layout.layers, sizeof *kv->slab_count);
+    kv->block_list = take_array(&taker, sequences * view->blocks_max, sizeof *kv->block_list);
+    view->stamp = take_array(&taker, slots, sizeof *view->stamp);
+    view->counters = take_array(&taker, table_rows, sizeof *view->counters);
+    if (kv->config.replacement == SPIN_KV_SLOT_LRU) {
+        view->slot_page = take_array(&taker, slots, sizeof *view->slot_page);
+    } else {
+        view->leaf = take_array(&taker, slots, SPIN_LEAF_PAGES * sizeof *view->leaf);
+        view->directory =
+            take_array(&taker, table_rows * view->directory_max, sizeof *view->directory);
+        view->leaf_free = take_array(&taker, table_rows, sizeof *view->leaf_free);
+    }
+    view->residency = kv->residency;
+    view->slab_list = kv->slab_list;
+    view->slab_count = kv->slab_count;
+    view->blocks = kv->block_list;
+    return taker.status;
+}
+
+static spin_status alloc_lists(struct spin_kv *kv, struct spin_error *err)
+{
+    struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
+    struct spin_kv_lists *lists = &kv->lists;
+    const uint64_t sequences = kv->config.sequences_max;
+    const uint64_t rows = sequences * kv->config.layout.kv_heads;
+    const uint64_t entries = rows * kv->pages_max;
+    lists->stride = kv->pages_max;
+    lists->pages = take_array(&taker, entries, sizeof *lists->pages);
+    lists->page_count = take_array(&taker, rows, sizeof *lists->page_count);
+    lists->slots = take_array(&taker, entries, sizeof *lists->slots);
+    lists->visible = take_array(&taker, rows, sizeof *lists->visible);
+    lists->misses = take_array(&taker, entries, sizeof *lists->misses);
+    lists->miss_count = take_array(&taker, rows, sizeof *lists->miss_count);
+    kv->row_offset = take_array(&taker, rows, sizeof *kv->row_offset);
+    kv->batch_sequence = take_array(&taker, sequences, sizeof *kv->batch_sequence);
+    kv->batch_tokens = take_array(&taker, sequences, sizeof *kv->batch_tokens);
+    kv->batch_step = take_array(&taker, sequences, sizeof *kv->batch_step);
+    kv->sealed = take_array(&taker, sequences, sizeof *kv->sealed);
+    kv->offloaded = take_array(&taker, sequences, sizeof *kv->offloaded);
+    SPIN_TRY(taker.status);
+    for (uint64_t row = 0; row < rows; row++) {
+        kv->row_offset[row] = row * lists->stride;
+    }
     return SPIN_OK;
 }
 
-static spin_status alloc_host(struct spin_kv *kv, struct spin_error *err)
+static spin_status alloc_control(struct spin_kv *kv, struct spin_error *err)
 {
     const uint32_t sequences = kv->config.sequences_max;
+    const uint64_t layers = (uint64_t)sequences * kv->config.layout.layers;
     kv->free_blocks = calloc(kv->blocks, sizeof *kv->free_blocks);
-    kv->holder = calloc(kv->blocks, sizeof *kv->holder);
+    kv->block_holder = calloc(kv->blocks, sizeof *kv->block_holder);
+    kv->free_slabs = calloc(kv->slabs, sizeof *kv->free_slabs);
+    kv->slab_owner = calloc(kv->slabs, sizeof *kv->slab_owner);
     kv->free_sequences = calloc(sequences, sizeof *kv->free_sequences);
     kv->sequences = calloc(sequences, sizeof *kv->sequences);
-    kv->sequence_blocks = calloc((uint64_t)sequences * kv->blocks_max, sizeof *kv->sequence_blocks);
-    if (kv->free_blocks == NULL || kv->holder == NULL || kv->free_sequences == NULL ||
-        kv->sequences == NULL || kv->sequence_blocks == NULL) {
-        return spin_fail(err, SPIN_ERR_NO_MEMORY, "KV tables: %u blocks, %u sequences", kv->blocks,
-                         sequences);
+    kv->working_set = calloc(layers, sizeof *kv->working_set);
+    kv->layer_tokens = calloc(layers, sizeof *kv->layer_tokens);
+    kv->check_pages = calloc(kv->pages_max, sizeof *kv->check_pages);
+    kv->check_slots =
+        calloc((uint64_t)kv->view.slabs_max * SPIN_SLAB_SLOTS, sizeof *kv->check_slots);
+    kv->check_marks = calloc(SPIN_MAX(kv->slabs, kv->blocks), 1);
+    if (kv->free_blocks == NULL || kv->block_holder == NULL || kv->free_slabs == NULL ||
+        kv->slab_owner == NULL || kv->free_sequences == NULL || kv->sequences == NULL ||
+        kv->working_set == NULL || kv->layer_tokens == NULL || kv->check_pages == NULL ||
+        kv->check_slots == NULL || kv->check_marks == NULL) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "KV manager: %u slabs, %u blocks, %u sequences",
+                         kv->slabs, kv->blocks, sequences);
     }
     for (uint32_t i = 0; i < kv->blocks; i++) {
         kv->free_blocks[i] = kv->blocks - 1 - i;
-        kv->holder[i] = NOBODY;
+        kv->block_holder[i] = SPIN_KV_NOBODY;
+    }
+    for (uint32_t i = 0; i < kv->slabs; i++) {
+        kv->free_slabs[i] = kv->slabs - 1 - i;
+        kv->slab_owner[i] = SPIN_KV_NOBODY;
     }
     for (uint32_t i = 0; i < sequences; i++) {
         kv->free_sequences[i] = sequences - 1 - i;
     }
     kv->blocks_free = kv->blocks;
+    kv->slabs_free = kv->slabs;
+    kv->pass_layer = SPIN_KV_LAYER_NONE;
     return SPIN_OK;
 }
 
 spin_status spin_kv_create(const struct spin_kv_config *config, struct spin_stream *stream,
                            struct spin_kv **out, struct spin_error *err)
 {
-    SPIN_TRY(check_config(config, err));
+    SPIN_ASSERT(config->ops != NULL);
+    SPIN_ASSERT(config->demand.mandatory != NULL);
+    SPIN_TRY(spin_kv_layout_check(&config->layout, err));
+    SPIN_TRY(check_pages(config, err));
+    SPIN_TRY(check_pools(config, err));
     struct spin_kv *kv = calloc(1, sizeof *kv);
     if (kv == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "KV manager: %zu bytes", sizeof *kv);
@@ -159,14 +258,32 @@ spin_status spin_kv_create(const struct spin_kv_config *config, struct spin_stre
     kv->config = *config;
     kv->stream = stream;
     spin_status status = SPIN_OK;
-    SPIN_TRY_GOTO(status, size_pool(kv, err), fail);
-    SPIN_TRY_GOTO(status, alloc_host(kv, err), fail);
-    SPIN_TRY_GOTO(status, alloc_device(kv, err), fail);
+    SPIN_TRY_GOTO(status, size_up(kv, err), fail);
+    SPIN_TRY_GOTO(status, alloc_control(kv, err), fail);
+    SPIN_TRY_GOTO(status, alloc_tiers(kv, err), fail);
+    SPIN_TRY_GOTO(status, alloc_tables(kv, err), fail);
+    SPIN_TRY_GOTO(status, alloc_lists(kv, err), fail);
     *out = kv;
     return SPIN_OK;
 fail:
     spin_kv_destroy(kv);
     return status;
+}
+
+static void free_device(struct spin_kv *kv)
+{
+    void *const memory[] = {
+        kv->view.pool,      kv->view.host,    kv->view.summaries,   kv->residency,
+        kv->slab_list,      kv->slab_count,   kv->block_list,       kv->view.slot_page,
+        kv->view.stamp,     kv->view.leaf,    kv->view.directory,   kv->view.leaf_free,
+        kv->view.counters,  kv->lists.pages,  kv->lists.page_count, kv->lists.slots,
+        kv->lists.visible,  kv->lists.misses, kv->lists.miss_count, kv->row_offset,
+        kv->batch_sequence, kv->batch_tokens, kv->batch_step,       kv->sealed,
+        kv->offloaded,
+    };
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(memory); i++) {
+        spin_device_free(kv->stream, memory[i]);
+    }
 }
 
 void spin_kv_destroy(struct spin_kv *kv)
@@ -175,23 +292,28 @@ void spin_kv_destroy(struct spin_kv *kv)
         return;
     }
     SPIN_ASSERT_EQ(kv->sequences_open, 0);
-    spin_device_free(kv->stream, kv->pool);
-    spin_device_free(kv->stream, kv->slots);
-    spin_device_free(kv->stream, kv->row_offset);
-    spin_device_free(kv->stream, kv->visible);
+    free_device(kv);
     free(kv->free_blocks);
-    free(kv->holder);
+    free(kv->block_holder);
+    free(kv->free_slabs);
+    free(kv->slab_owner);
     free(kv->free_sequences);
     free(kv->sequences);
-    free(kv->sequence_blocks);
+    free(kv->working_set);
+    free(kv->layer_tokens);
+    free(kv->check_pages);
+    free(kv->check_slots);
+    free(kv->check_marks);
     free(kv);
 }
 
-static struct sequence *get_sequence(struct spin_kv *kv, spin_kv_seq seq)
+/* --- sequences --- */
+
+struct spin_kv_sequence *spin_kv_sequence_of(const struct spin_kv *kv, spin_kv_seq seq)
 {
     SPIN_ASSERT_THREAD(&kv->owner);
     SPIN_ASSERT_LT(seq.v, kv->config.sequences_max);
-    SPIN_ASSERT(kv->sequences[seq.v].open);
+    SPIN_ASSERT_NE(kv->sequences[seq.v].phase, SPIN_KV_CLOSED);
     return &kv->sequences[seq.v];
 }
 
@@ -206,117 +328,41 @@ spin_status spin_kv_open(struct spin_kv *kv, spin_kv_seq *out)
     }
     kv->sequences_open++;
     out->v = kv->free_sequences[kv->config.sequences_max - kv->sequences_open];
-    struct sequence *sequence = &kv->sequences[out->v];
-    SPIN_ASSERT(!sequence->open);
-    SPIN_ASSERT_EQ(sequence->block_count, 0);
-    sequence->open = true;
-    return SPIN_OK;
-}
-
-static uint64_t list_start(const struct spin_kv *kv, spin_kv_seq seq, uint32_t row)
-{
-    return ((uint64_t)seq.v * kv->rows + row) * kv->pages_max;
-}
-
-/* Block `block` becomes the next 128 tokens of every row of the sequence. */
-static void append_block(struct spin_kv *kv, spin_kv_seq seq, uint32_t block)
-{
-    struct sequence *sequence = &kv->sequences[seq.v];
-    SPIN_ASSERT_LT(sequence->block_count, kv->blocks_max);
-    SPIN_ASSERT_EQ(kv->holder[block], NOBODY);
-    kv->holder[block] = seq.v;
-    const uint32_t index = sequence->block_count++;
-    kv->sequence_blocks[(uint64_t)seq.v * kv->blocks_max + index] = block;
-    for (uint32_t row = 0; row < kv->rows; row++) {
-        const uint32_t slot = (block * kv->rows + row) * kv->pages_per_block;
-        uint32_t *list =
-            kv->slots + list_start(kv, seq, row) + (uint64_t)index * kv->pages_per_block;
-        for (uint32_t page = 0; page < kv->pages_per_block; page++) {
-            list[page] = slot + page;
-        }
-    }
-}
-
-spin_status spin_kv_reserve(struct spin_kv *kv, spin_kv_seq seq, uint32_t tokens)
-{
-    const struct sequence *sequence = get_sequence(kv, seq);
-    if (tokens > kv->config.tokens_max) {
-        return SPIN_ERR_LIMIT;
-    }
-    const uint32_t needed = spin_kv_blocks_for(tokens);
-    if (needed > sequence->block_count && needed - sequence->block_count > kv->blocks_free) {
-        return SPIN_ERR_AGAIN;
-    }
-    while (sequence->block_count < needed) {
-        SPIN_ASSERT_GT(kv->blocks_free, 0);
-        append_block(kv, seq, kv->free_blocks[--kv->blocks_free]);
+    struct spin_kv_sequence *sequence = &kv->sequences[out->v];
+    SPIN_ASSERT_EQ(sequence->phase, SPIN_KV_CLOSED);
+    SPIN_ASSERT_EQ(sequence->blocks, 0);
+    SPIN_ASSERT_EQ(sequence->slabs, 0);
+    const uint64_t dropped = sequence->dropped; /* the rows' counters go on, too */
+    *sequence = (struct spin_kv_sequence){
+        .phase = SPIN_KV_IDLE, .arena_layer = SPIN_KV_LAYER_NONE, .dropped = dropped};
+    for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
+        *spin_kv_layer_tokens_of(kv, out->v, layer) = 0;
     }
     return SPIN_OK;
-}
-
-static void release_block(struct spin_kv *kv, spin_kv_seq seq, uint32_t block)
-{
-    SPIN_ASSERT_LT(block, kv->blocks);
-    SPIN_ASSERT_EQ(kv->holder[block], seq.v);
-    SPIN_ASSERT_LT(kv->blocks_free, kv->blocks);
-    kv->holder[block] = NOBODY;
-    kv->free_blocks[kv->blocks_free++] = block;
-    if (kv->poison) {
-        memset(kv->pool + block * kv->block_bytes, 0xFF, kv->block_bytes); /* BF16 NaN */
-    }
 }
 
 void spin_kv_close(struct spin_kv *kv, spin_kv_seq seq)
 {
-    struct sequence *sequence = get_sequence(kv, seq);
-    while (sequence->block_count > 0) {
-        sequence->block_count--;
-        release_block(
-            kv, seq, kv->sequence_blocks[(uint64_t)seq.v * kv->blocks_max + sequence->block_count]);
+    struct spin_kv_sequence *sequence = spin_kv_sequence_of(kv, seq);
+    for (uint32_t i = 0; kv->pass != SPIN_KV_PASS_NONE && i < kv->pass_count; i++) {
+        if (kv->batch_sequence[i] == seq.v) {
+            kv->pass = SPIN_KV_PASS_NONE; /* an operation failed: nobody ends this pass */
+        }
     }
-    sequence->open = false;
+    if (spin_kv_is_active(sequence)) {
+        spin_kv_count_dropped(kv, seq.v);
+        spin_kv_release_slabs(kv, seq.v);
+    }
+    spin_kv_release_blocks(kv, seq.v);
+    sequence->phase = SPIN_KV_CLOSED;
     SPIN_ASSERT_GT(kv->sequences_open, 0);
     kv->free_sequences[kv->config.sequences_max - kv->sequences_open] = seq.v;
     kv->sequences_open--;
 }
 
-void spin_kv_plan(struct spin_kv *kv, const spin_kv_seq *seqs, const uint32_t *visible,
-                  uint32_t count)
+const struct spin_kv_budget *spin_kv_get_budget(const struct spin_kv *kv)
 {
-    SPIN_ASSERT_LE(count, kv->config.sequences_max);
-    const uint32_t heads = kv->config.layout.kv_heads;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct sequence *sequence = get_sequence(kv, seqs[i]);
-        SPIN_ASSERT_GE(visible[i], 1);
-        SPIN_ASSERT_LE(spin_kv_blocks_for(visible[i]), sequence->block_count);
-        for (uint32_t head = 0; head < heads; head++) {
-            kv->row_offset[i * heads + head] = list_start(kv, seqs[i], head);
-            kv->visible[i * heads + head] = visible[i];
-        }
-    }
-}
-
-struct spin_page_lists spin_kv_layer(const struct spin_kv *kv, uint32_t layer)
-{
-    SPIN_ASSERT_LT(layer, kv->config.layout.layers);
-    const uint64_t first_row = (uint64_t)layer * kv->config.layout.kv_heads;
-    return (struct spin_page_lists){.layout = kv->config.layout,
-                                    .pool = kv->pool,
-                                    .slots = kv->slots + first_row * kv->pages_max,
-                                    .row_offset = kv->row_offset,
-                                    .visible = kv->visible,
-                                    .page_tokens = kv->config.page_tokens};
-}
-
-void spin_kv_get_stats(const struct spin_kv *kv, struct spin_kv_stats *out)
-{
-    const uint64_t plan_rows = (uint64_t)kv->config.sequences_max * kv->config.layout.kv_heads;
-    out->pool_bytes = kv->blocks * kv->block_bytes;
-    out->table_bytes = list_entries(kv) * sizeof *kv->slots +
-                       plan_rows * (sizeof *kv->row_offset + sizeof *kv->visible);
-    out->blocks = kv->blocks;
-    out->blocks_free = kv->blocks_free;
-    out->sequences_open = kv->sequences_open;
+    return &kv->budget;
 }
 
 void spin_kv_set_poison(struct spin_kv *kv, bool on)

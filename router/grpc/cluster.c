@@ -22,6 +22,8 @@
 #define DESCRIBE_CALLS_MAX 256u
 #define DESCRIBE_REQUEST_BYTES_MAX 4096u
 #define DESCRIBE_OUTBOX_BYTES SPIN_RPC_MESSAGE_BYTES_MAX
+/* In one answer, over all members: a quarter of what a message may hold. */
+#define DESCRIBE_REQUESTS_MAX 2048u
 
 struct spin_cluster {
     struct spin_cluster_config config;
@@ -44,6 +46,7 @@ struct news {
     Spin__V1__MemberStatus status; /* without pointers: the next two are what they point to */
     Spin__V1__WorkerLoad load;
     char role[16];
+    struct spin_member_requests requests;
     bool goodbye;
     bool half_closed;
     bool gone;
@@ -103,17 +106,11 @@ static void keep_status(struct news *news, const Spin__V1__MemberStatus *status)
     news->status.draining = status->draining;
     news->status.memory_used_bytes = status->memory_used_bytes;
     (void)snprintf(news->role, sizeof news->role, "%s", status->role);
-    spin__v1__worker_load__init(&news->load);
     news->has_load = status->load != NULL;
     if (status->load != NULL) {
-        news->load.running = status->load->running;
-        news->load.waiting = status->load->waiting;
-        news->load.kv_tokens_used = status->load->kv_tokens_used;
-        news->load.queued_prompt_tokens = status->load->queued_prompt_tokens;
-        news->load.step_ns = status->load->step_ns;
-        news->load.prefill_tokens_per_s = status->load->prefill_tokens_per_s;
-        news->load.preemptions = status->load->preemptions;
+        spin_members_copy_load(&news->load, status->load);
     }
+    spin_members_read_requests(status, &news->requests);
     news->has_status = true;
 }
 
@@ -298,6 +295,7 @@ static void take_status(struct join *join, struct news *news)
     if (news->has_status) {
         news->status.role = news->role;
         news->status.load = news->has_load ? &news->load : NULL;
+        join->member->requests = news->requests;
         spin_members_status(join->cluster->members, join->member, &news->status, now_ns);
     } else if (news->heard) {
         spin_members_heard(join->cluster->members, join->member, now_ns);
@@ -420,14 +418,13 @@ static void describe_worker(struct spin_member *member, struct described *out)
     out->capacity.kv_tokens = member->view.kv_tokens;
     out->capacity.kv_host_bytes = member->kv_host_bytes;
     out->capacity.kv_device_bytes = member->kv_device_bytes;
-    spin__v1__worker_load__init(&out->load);
+    out->load = member->load;
     out->load.running = member->view.running;
     out->load.waiting = member->view.waiting;
     out->load.kv_tokens_used = member->view.kv_tokens_used;
     out->load.queued_prompt_tokens = member->view.queued_prompt_tokens;
     out->load.step_ns = member->view.step_ns;
     out->load.prefill_tokens_per_s = member->view.prefill_tokens_per_s;
-    out->load.preemptions = member->preemptions;
     out->hello.model = &out->model;
     out->hello.capacity = &out->capacity;
     out->status.load = &out->load;
@@ -448,6 +445,8 @@ static void describe_member(struct spin_member *member, uint64_t now_ns, struct 
     out->hello.version = member->version;
     out->hello.protocol = SPIN_MEMBERS_PROTOCOL;
     out->hello.algorithm = member->algorithm;
+    out->hello.budget_tokens = member->budget_tokens;
+    out->hello.min_context = member->min_context;
     out->hello.memory_bytes = member->memory_bytes;
     out->status.draining = member->draining || member->goodbye;
     out->status.memory_used_bytes = member->memory_used_bytes;
@@ -461,21 +460,84 @@ static void describe_member(struct spin_member *member, uint64_t now_ns, struct 
     }
 }
 
+static void describe_request(struct spin_member_request *request, Spin__V1__RequestKv *out)
+{
+    spin__v1__request_kv__init(out);
+    out->request_id = request->id;
+    out->resident = request->resident;
+    out->suspended = request->suspended;
+    out->tokens = request->tokens;
+    out->budget_pages = request->budget_pages;
+    out->mandatory_pages = request->mandatory_pages;
+    out->working_set = request->working_set;
+    out->slots = request->slots;
+    out->hits = request->hits;
+    out->misses = request->misses;
+}
+
+/* An answer under way: rows of members, and all their requests in one array. */
+struct description {
+    struct described *rows;
+    Spin__V1__Member **list;
+    Spin__V1__RequestKv *requests;
+    Spin__V1__RequestKv **request_list;
+    uint32_t request_count;
+};
+
+static void description_deinit(struct description *description)
+{
+    free(description->rows);
+    free(description->list);
+    free(description->requests);
+    free(description->request_list);
+}
+
+static spin_status description_init(struct description *out, uint32_t members, uint32_t requests,
+                                    struct spin_error *err)
+{
+    *out =
+        (struct description){.rows = calloc(members + 1u, sizeof(struct described)),
+                             .list = calloc(members + 1u, sizeof(Spin__V1__Member *)),
+                             .requests = calloc(requests + 1u, sizeof(Spin__V1__RequestKv)),
+                             .request_list = calloc(requests + 1u, sizeof(Spin__V1__RequestKv *))};
+    if (out->rows == NULL || out->list == NULL || out->requests == NULL ||
+        out->request_list == NULL) {
+        description_deinit(out);
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "no memory for %u members", members);
+    }
+    return SPIN_OK;
+}
+
+/* Its oldest `count` requests. */
+static void describe_requests(struct spin_member *member, uint32_t count,
+                              struct description *description, Spin__V1__MemberStatus *out)
+{
+    const uint32_t first = description->request_count;
+    for (uint32_t i = 0; i < count; i++) {
+        Spin__V1__RequestKv *message = &description->requests[first + i];
+        describe_request(&member->requests.rows[i], message);
+        description->request_list[first + i] = message;
+    }
+    description->request_count += count;
+    out->n_requests = count;
+    out->requests = &description->request_list[first];
+}
+
 static spin_status build_description(const struct describe *describe, struct spin_error *err)
 {
     const struct spin_cluster *cluster = describe->cluster;
     const uint32_t count = spin_members_count(cluster->members);
-    struct described *rows = calloc(count + 1u, sizeof *rows);
-    Spin__V1__Member **list = calloc(count + 1u, sizeof(Spin__V1__Member *));
-    if (rows == NULL || list == NULL) {
-        free(rows);
-        free(list);
-        return spin_fail(err, SPIN_ERR_NO_MEMORY, "no memory for %u members", count);
-    }
+    const uint32_t share = SPIN_MIN(DESCRIBE_REQUESTS_MAX / SPIN_MAX(count, 1u),
+                                    SPIN_MEMBER_REQUESTS_MAX); /* of each member */
+    struct description description;
+    SPIN_TRY(description_init(&description, count, count * share, err));
     for (uint32_t i = 0; i < count; i++) {
-        describe_member(spin_members_at(cluster->members, i), spin_loop_now_ns(cluster->loop),
-                        &rows[i]);
-        list[i] = &rows[i].member;
+        struct spin_member *member = spin_members_at(cluster->members, i);
+        struct described *row = &description.rows[i];
+        describe_member(member, spin_loop_now_ns(cluster->loop), row);
+        describe_requests(member, SPIN_MIN(member->requests.count, share), &description,
+                          &row->status);
+        description.list[i] = &row->member;
     }
     char id[SPIN_MEMBER_ID_BYTES];
     (void)snprintf(id, sizeof id, "%s", cluster->config.router_id);
@@ -483,10 +545,9 @@ static spin_status build_description(const struct describe *describe, struct spi
     spin__v1__cluster_describe_response__init(&response);
     response.router_id = id;
     response.n_members = count;
-    response.members = list;
+    response.members = description.list;
     spin_rpc_call_append(describe->call, &response.base);
-    free(rows);
-    free(list);
+    description_deinit(&description);
     return SPIN_OK;
 }
 

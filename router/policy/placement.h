@@ -32,7 +32,7 @@ struct spin_worker_view {
     bool takes;             /* joined, serving, not draining, not suspected */
     uint32_t sequences_max; /* running at once */
     uint32_t queue_max;     /* waiting at once */
-    uint64_t kv_tokens;     /* that its pool holds */
+    uint64_t kv_tokens;     /* that its host tier holds */
     uint32_t running;       /* by its last status, others' requests included */
     uint32_t waiting;
     uint64_t kv_tokens_used;

@@ -342,6 +342,7 @@ def test_a_taken_port_is_explained_before_anything_is_built(tree, above, what):
     (["--port", "80x"], "--port 80x"), (["--workers", "0"], "--workers 0: must be 1 to 64"),
     (["--workers", "65"], "--workers 65: must be 1 to 64"), (["--workers", "-1"], "--workers -1"),
     (["--model", "/nowhere.gguf"], "--model /nowhere.gguf: no such file"),
+    (["--sparse-attention", "fast"], "--sparse-attention fast: must be dense, quest or shadowkv"),
 ])
 def test_option_errors_name_the_option_and_the_limit(tree, options, said):
     done = tree.run("up", *options)
@@ -353,6 +354,21 @@ def test_option_errors_name_the_option_and_the_limit(tree, options, said):
 def test_usage(tree, arguments):
     done = tree.run(*arguments)
     assert done.returncode == 2 and "deploy/local up" in done.stderr
+
+
+def test_workers_run_the_algorithm_that_was_asked_for(tree):
+    def algorithms():
+        return {arguments[arguments.index("--sparse-attention") + 1]
+                for name, (_, arguments) in tree.processes().items() if name != "router"}
+
+    assert tree.up("--sparse-attention", "quest").returncode == 0
+    assert algorithms() == {"quest"}
+    assert tree.up().returncode == 0  # it is remembered
+    done = tree.up("--sparse-attention", "dense")
+    assert done.returncode == 1 and "up with --sparse-attention quest" in done.stderr
+    assert tree.run("down").returncode == 0
+    assert tree.up().returncode == 0
+    assert algorithms() == {"dense"}
 
 
 # --- down, status, logs ---

@@ -307,6 +307,86 @@ static void test_nonsense_in_status(void **state)
     }
 }
 
+/* What Describe passes on: numbers as they were said, requests as far as they fit. */
+static void test_what_is_kept_for_describe(void **state)
+{
+    struct fixture *fixture = *state;
+    struct hello hello;
+    fill_hello(&hello, "w1", 1);
+    hello.hello.budget_tokens = 512;
+    hello.hello.min_context = 4096;
+    hello.capacity.kv_host_bytes = 1 << 20;
+    hello.capacity.kv_device_bytes = 1 << 16;
+    struct spin_member *member = join(fixture, &hello, 0);
+    assert_int_equal(member->budget_tokens, 512);
+    assert_int_equal(member->min_context, 4096);
+    assert_int_equal(member->kv_host_bytes, 1 << 20);
+    assert_int_equal(member->kv_device_bytes, 1 << 16);
+    assert_int_equal(member->load.kv_hits, 0);
+
+    ProtobufCMessageUnknownField unknown = {.tag = 99};
+    Spin__V1__WorkerLoad load;
+    Spin__V1__MemberStatus status;
+    spin__v1__worker_load__init(&load);
+    spin__v1__member_status__init(&status);
+    load.kv_hits = UINT64_MAX;
+    load.suspensions = 3;
+    load.base.n_unknown_fields = 1; /* they lie in the message's memory */
+    load.base.unknown_fields = &unknown;
+    status.load = &load;
+    spin_members_status(fixture->members, member, &status, 0);
+    assert_true(member->load.kv_hits == UINT64_MAX);
+    assert_int_equal(member->load.suspensions, 3);
+    assert_int_equal(member->load.base.n_unknown_fields, 0);
+    assert_null(member->load.base.unknown_fields);
+}
+
+#define REQUESTS_SAID 128u /* twice as many as are kept */
+
+static void test_requests_of_a_status(void **state)
+{
+    (void)state;
+    Spin__V1__RequestKv said[REQUESTS_SAID];
+    Spin__V1__RequestKv *list[REQUESTS_SAID];
+    char ids[REQUESTS_SAID][SPIN_MEMBER_REQUEST_ID_BYTES + 8];
+    Spin__V1__MemberStatus status;
+    spin__v1__member_status__init(&status);
+    for (uint32_t i = 0; i < REQUESTS_SAID; i++) {
+        spin__v1__request_kv__init(&said[i]);
+        (void)snprintf(ids[i], sizeof ids[i], "r%u", i);
+        said[i].request_id = ids[i];
+        said[i].tokens = i;
+        said[i].suspended = i % 2 == 1;
+        said[i].hits = UINT64_MAX - i;
+        list[i] = &said[i];
+    }
+    memset(ids[1], 'x', SPIN_MEMBER_REQUEST_ID_BYTES); /* one too long, one not printable */
+    ids[1][SPIN_MEMBER_REQUEST_ID_BYTES] = '\0';
+    ids[3][0] = '\033';
+    memset(ids[4], 'y', SPIN_MEMBER_REQUEST_ID_BYTES - 1); /* as long as may be */
+    ids[4][SPIN_MEMBER_REQUEST_ID_BYTES - 1] = '\0';
+    status.requests = list;
+    struct spin_member_requests read;
+
+    status.n_requests = 5;
+    spin_members_read_requests(&status, &read);
+    assert_int_equal(read.count, 3);
+    assert_string_equal(read.rows[0].id, "r0");
+    assert_int_equal(read.rows[1].tokens, 2);
+    assert_string_equal(read.rows[2].id, ids[4]);
+    assert_true(read.rows[2].hits == UINT64_MAX - 4);
+    assert_false(read.rows[2].suspended);
+
+    status.n_requests = REQUESTS_SAID;
+    spin_members_read_requests(&status, &read);
+    assert_int_equal(read.count, SPIN_MEMBER_REQUESTS_MAX);
+    assert_int_equal(read.rows[SPIN_MEMBER_REQUESTS_MAX - 1].tokens, SPIN_MEMBER_REQUESTS_MAX + 1);
+    assert_true(read.rows[SPIN_MEMBER_REQUESTS_MAX - 1].suspended);
+    status.n_requests = 0;
+    spin_members_read_requests(&status, &read);
+    assert_int_equal(read.count, 0);
+}
+
 static void test_silence(void **state)
 {
     struct fixture *fixture = *state;
@@ -410,6 +490,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_any_vocab, set_up_any_vocab, tear_down),
         TEST(test_status),
         TEST(test_nonsense_in_status),
+        TEST(test_what_is_kept_for_describe),
+        cmocka_unit_test(test_requests_of_a_status),
         TEST(test_silence),
         TEST(test_disconnect_and_expire),
         TEST(test_new_incarnation),

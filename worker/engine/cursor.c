@@ -33,6 +33,16 @@ struct spin_cursor spin_cursor_start(const struct spin_grid *grid, uint32_t toke
     return cursor;
 }
 
+struct spin_cursor spin_cursor_restart(const struct spin_grid *grid,
+                                       const struct spin_cursor *cursor)
+{
+    struct spin_cursor restarted = *cursor;
+    if (!spin_cursor_done(cursor)) {
+        go_to(grid, &restarted, 0, cursor->unit.super_begin);
+    }
+    return restarted;
+}
+
 bool spin_cursor_done(const struct spin_cursor *cursor)
 {
     return cursor->unit.begin == cursor->tokens;

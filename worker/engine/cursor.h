@@ -37,6 +37,10 @@ struct spin_cursor {
 
 /* tokens >= 1. */
 struct spin_cursor spin_cursor_start(const struct spin_grid *grid, uint32_t tokens);
+/* At the first unit of the super-chunk that the cursor is in: what is on the host by then is a
+ * whole prefix, and hidden states inside of a super-chunk are not kept. */
+struct spin_cursor spin_cursor_restart(const struct spin_grid *grid,
+                                       const struct spin_cursor *cursor);
 bool spin_cursor_done(const struct spin_cursor *cursor);
 /* Behind the unit that cursor->unit names; not done. */
 void spin_cursor_advance(const struct spin_grid *grid, struct spin_cursor *cursor);

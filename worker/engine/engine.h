@@ -8,7 +8,7 @@
  * Units      Tokens, bytes, nanoseconds.
  * Errors     submit: INVALID or LIMIT (the text names the field and the limit), EXHAUSTED (queue
  *            full, the text gives a hint), SHUTDOWN, DEVICE_LOST. A request within max_model_len
- *            always fits the KV pool: create refuses a smaller pool. After OK the sink's finished
+ *            always fits both tiers: create refuses smaller ones. After OK the sink's finished
  *            is called exactly once; after an error the sink is never called. */
 #pragma once
 
@@ -17,6 +17,7 @@
 #include "kernels/ops.h"
 #include "model/weights/model.h"
 #include "worker/engine/request.h"
+#include "worker/sparse/sparse.h"
 
 SPIN_BEGIN_DECLS
 
@@ -30,7 +31,10 @@ struct spin_engine_config {
     uint32_t chunk_tokens;           /* one unit's tokens; default 128 on CPU */
     uint32_t max_waiting;            /* the queue's bound; default 256 */
     uint32_t threads;                /* compute threads; 0: the cores there are */
-    uint64_t kv_bytes; /* the pool; 0: max_num_seqs sequences, at most a quarter of memory */
+    uint64_t kv_hbm_bytes;  /* slots; 0: max_num_seqs sequences, at most an eighth of memory */
+    uint64_t kv_host_bytes; /* blocks; 0: the same rule */
+    enum spin_kv_replacement kv_replacement;
+    struct spin_sparse_options sparse;
     const struct spin_ops *ops; /* NULL: spin_ops_best_cpu() */
 };
 struct spin_engine_config spin_engine_config_default(void);
@@ -45,6 +49,29 @@ struct spin_engine_load {
     uint64_t step_ns;
     double prefill_tokens_per_s;
     uint64_t preemptions;
+    uint64_t suspensions;
+    uint64_t kv_hits;
+    uint64_t kv_pages_retrieved;
+    uint64_t kv_evictions;
+    uint64_t kv_table_bytes;     /* HBM, summaries and lists not counted */
+    uint64_t kv_summary_bytes;   /* HBM */
+    uint64_t kv_hbm_bytes_used;  /* granted slabs */
+    uint64_t kv_host_bytes_used; /* blocks held */
+    uint64_t dense_fallbacks;
+};
+
+/* A request's share of the tiers, for people. */
+struct spin_engine_request_kv {
+    char id[SPIN_REQUEST_ID_BYTES];
+    bool resident;
+    bool active;
+    uint32_t tokens;
+    uint32_t budget_pages;    /* of a row, mean */
+    uint32_t mandatory_pages; /* of a row, mean */
+    uint32_t working_set;     /* of a row, mean */
+    uint64_t slots;
+    uint64_t hits;
+    uint64_t misses;
 };
 
 /* `metrics` is made from spin_engine_metrics; NULL: nobody counts. */
@@ -72,6 +99,10 @@ void spin_engine_cancel(struct spin_engine *engine, uint64_t ticket);
  * every request has ended with ERROR then, and the process should exit non-zero. */
 spin_status spin_engine_get_status(const struct spin_engine *engine);
 void spin_engine_get_load(const struct spin_engine *engine, struct spin_engine_load *out);
+/* Up to `max` of the requests that hold KV, oldest first; renewed a few times a second. Returns how
+ * many. Takes a lock that the engine's thread holds for a copy. */
+uint32_t spin_engine_get_requests(struct spin_engine *engine, struct spin_engine_request_kv *out,
+                                  uint32_t max);
 /* The configuration in force, defaults resolved. */
 const struct spin_engine_config *spin_engine_get_config(const struct spin_engine *engine);
 

@@ -1,14 +1,16 @@
-/* engine_internal: what the files of the engine share: engine.c (life), engine_submit.c (the
- * caller's side), engine_step.c (the engine's thread), engine_emit.c (tokens and endings).
+/* engine_internal: what the files of the engine share: engine.c (life), engine_config.c (what it
+ * runs with), engine_submit.c (the caller's side), engine_step.c (the engine's thread),
+ * engine_emit.c (tokens and endings), engine_report.c (numbers for others).
  *
  * Why        One struct holds the state, so that what belongs to which thread is said once.
  * Ownership  The engine owns everything here but model, clock and metrics. A job belongs to the
  *            thread that entered with its ticket until it is pushed into the inbox, then to the
  *            engine's thread until its place is released.
- * Threading  door and load: any thread. inbox: pushed from any thread. Everything else: the
- *            engine's thread, once it runs. */
+ * Threading  door and load: any thread. inbox: pushed from any thread. request_kv: under its mutex.
+ *            Everything else: the engine's thread, once it runs. */
 #pragma once
 
+#include "base/mutex.h"
 #include "base/ring.h"
 #include "worker/engine/door.h"
 #include "worker/engine/engine.h"
@@ -33,12 +35,15 @@ struct spin_job {
     uint32_t prompt_told;  /* prompt tokens that the sink knows already */
     uint32_t drawn;        /* tokens that the sink knows */
 
-    bool admitted; /* at least once */
+    uint64_t order; /* of arrival at the engine's thread */
+    bool admitted;  /* at least once */
+    bool opened;    /* it has a sequence */
+    bool prefilled; /* at least once */
     spin_kv_seq seq;
     uint32_t preemptions;
     uint64_t submitted_ns;
     uint64_t admitted_ns;
-    uint64_t prefilled_ns; /* when the first token was drawn, emitted or not; 0: not yet */
+    uint64_t prefilled_ns; /* when the first token was drawn here, emitted or not; 0: not yet */
     uint64_t token_ns;     /* of the latest token; the first one's while drawn == 1 */
     uint64_t first_token_ns;
 
@@ -72,14 +77,46 @@ struct spin_engine {
     struct spin_job *jobs;                 /* [requests_max] */
     int32_t *tokens;                       /* [requests_max][max_model_len] */
     struct spin_forward_step *steps;       /* [max_num_seqs] */
+    uint64_t slab_bytes;
+    uint64_t block_bytes;
+    bool replay; /* generated tokens have to go through decode steps again (D1) */
+    uint64_t orders;
     struct spin_engine_load load;
+    double hit_ratio;
+    /* What the counters have been told. */
+    struct spin_kv_stats kv_told;
+    struct spin_sparse_stats sparse_told;
+    uint64_t suspensions_told;
+
+    struct spin_mutex request_kv_mutex;
+    struct spin_engine_request_kv *request_kv; /* [max_num_seqs]: oldest first */
+    uint32_t request_kv_count;
+    uint64_t request_kv_ns; /* when it was renewed; the engine's thread only */
+    uint32_t *holders;      /* [max_num_seqs] of jobs; the engine's thread only */
 };
+
+/* engine_config.c */
+
+/* Defaults become numbers; what cannot work is refused by name. */
+SPIN_MUST_USE spin_status spin_engine_resolve_config(struct spin_engine *engine,
+                                                     struct spin_error *err);
+/* The manager's configuration; `demand` borrows the engine's. */
+struct spin_kv_config spin_engine_kv_config(const struct spin_engine *engine);
 
 /* The body of the engine's thread: returns when the engine was stopped and every sink has been
  * told. */
 void spin_engine_run(struct spin_engine *engine);
-/* Tells the load board and the gauges how things stand: create, then the engine's thread. */
+
+/* engine_report.c */
+
+/* Tells the load board and the metrics how things stand: create, then the engine's thread. */
 void spin_engine_publish(struct spin_engine *engine);
+/* Renews what get_requests copies, unless that was done a moment ago and `now` is false. */
+void spin_engine_publish_requests(struct spin_engine *engine, bool now);
+/* The moving averages after a decode step; `before`: the manager's numbers before it. */
+void spin_engine_average_step(struct spin_engine *engine, const struct spin_kv_stats *before,
+                              uint64_t elapsed_ns);
+void spin_engine_average_prefill(struct spin_engine *engine, uint32_t tokens, uint64_t elapsed_ns);
 
 /* engine_emit.c */
 

@@ -1,26 +1,18 @@
 /* The engine's thread: events in, one command of the scheduler at a time.
  *
- * Everything that is known of a sequence, its prompt, tokens resumed from elsewhere, its own tokens
- * after a preemption, is prefilled, and nothing is replayed through decode steps: dense operations
- * are row-invariant, so a token's K and V have the same bits however it came. Sparse algorithms
- * attend differently in prefill and in decode; with them, generated tokens go through the decode
- * path again (D1). */
+ * What is known of a sequence beyond its prompt, tokens resumed from elsewhere or drawn before a
+ * preemption, is prefilled with it where attention is dense: operations are row-invariant, so a
+ * token's K and V have the same bits however it came. A sparse algorithm attends differently in
+ * prefill and in decode; with one, those tokens go through the decode path again, and nothing is
+ * drawn until the last of them has (D1). */
 #include "base/assert.h"
 #include "base/log.h"
 #include "worker/engine/engine_internal.h"
-
-/* Moving averages: about the last eight steps. */
-#define AVERAGE_SHARE 0.125
 
 static struct spin_job *job_of(struct spin_engine *engine, uint32_t index)
 {
     SPIN_ASSERT_LT(index, engine->requests_max);
     return &engine->jobs[index];
-}
-
-static void average(double *value, double sample)
-{
-    *value = *value <= 0 ? sample : *value + AVERAGE_SHARE * (sample - *value);
 }
 
 static void end_with_error(struct spin_engine *engine, struct spin_job *job, spin_status status)
@@ -34,11 +26,14 @@ static void take_inbox(struct spin_engine *engine)
     void *message = NULL;
     while (spin_ring_pop(engine->inbox, &message) == SPIN_OK) {
         struct spin_job *job = message;
+        job->order = engine->orders++;
         const struct spin_scheduler_request request = {
             .index = spin_job_index(job),
             .known_tokens = job->known_tokens,
+            .prompt_tokens = job->request.prompt_count,
             .tokens_max = spin_job_tokens_max(job),
             .deadline_ns = job->request.deadline_ns,
+            .replay = engine->replay,
             .score = job->request.prompt_logprobs,
         };
         spin_scheduler_submit(engine->scheduler, &request);
@@ -77,30 +72,51 @@ static void fail_device(struct spin_engine *engine, spin_status status)
     }
 }
 
-static void reserve(struct spin_engine *engine, const struct spin_job *job, uint32_t tokens)
+/* The scheduler has counted blocks and slabs: a tier that is full is our own bug. */
+static spin_status counted(spin_status status)
 {
-    /* The scheduler has counted the blocks. */
-    SPIN_ASSERT_EQ(spin_kv_reserve(engine->kv, job->seq, tokens), SPIN_OK);
+    SPIN_ASSERT(status != SPIN_ERR_AGAIN);
+    SPIN_ASSERT(status != SPIN_ERR_LIMIT);
+    return status;
 }
 
-static void admit(struct spin_engine *engine, const struct spin_command *command, uint64_t now_ns)
+static void close_sequence(struct spin_engine *engine, struct spin_job *job)
+{
+    SPIN_ASSERT(job->opened);
+    spin_kv_close(engine->kv, job->seq);
+    job->opened = false;
+}
+
+static spin_status admit(struct spin_engine *engine, const struct spin_command *command,
+                         uint64_t now_ns)
 {
     struct spin_job *job = job_of(engine, command->request);
-    SPIN_ASSERT_EQ(spin_kv_open(engine->kv, &job->seq), SPIN_OK);
-    SPIN_ASSERT_EQ(command->tokens, job->known_tokens);
-    reserve(engine, job, command->tokens);
+    SPIN_ASSERT_EQ(command->opened, job->opened);
+    SPIN_ASSERT_LE(command->tokens, job->known_tokens);
+    if (!job->opened) {
+        SPIN_TRY(counted(spin_kv_open(engine->kv, &job->seq)));
+        job->opened = true;
+    }
     if (!job->admitted) {
         job->admitted = true;
         job->admitted_ns = now_ns;
         spin_door_leave_queue(engine->door);
         spin_engine_observe_ns(engine, SPIN_ENGINE_METRIC_QUEUE, now_ns - job->submitted_ns);
     }
+    SPIN_TRY(counted(spin_kv_reserve(engine->kv, job->seq, command->tokens)));
+    return counted(spin_kv_activate(engine->kv, job->seq, command->tokens, command->written));
+}
+
+static spin_status suspend(struct spin_engine *engine, const struct spin_command *command)
+{
+    const struct spin_job *job = job_of(engine, command->request);
+    return spin_kv_suspend(engine->kv, job->seq);
 }
 
 static void preempt(struct spin_engine *engine, const struct spin_command *command)
 {
     struct spin_job *job = job_of(engine, command->request);
-    spin_kv_close(engine->kv, job->seq);
+    close_sequence(engine, job);
     job->preemptions++;
     spin_engine_count(engine, SPIN_ENGINE_METRIC_PREEMPTIONS, 1);
 }
@@ -130,28 +146,26 @@ static spin_status prefill(struct spin_engine *engine, const struct spin_command
         SPIN_TRY(spin_engine_tell_prompt(engine, job, unit, hidden));
     }
     spin_engine_count(engine, SPIN_ENGINE_METRIC_PREFILL_UNITS, 1);
-    const uint64_t elapsed_ns = spin_now_ns(engine->clock) - start_ns;
-    const double tokens = (double)(unit->end - unit->begin) / engine->grid.layers;
-    if (elapsed_ns > 0) {
-        average(&engine->load.prefill_tokens_per_s,
-                tokens * (double)SPIN_NS_PER_S / (double)elapsed_ns);
-    }
+    spin_engine_average_prefill(engine, unit->end - unit->begin,
+                                spin_now_ns(engine->clock) - start_ns);
     if (!spin_scheduler_unit_done(engine->scheduler, command->request)) {
         return SPIN_OK;
     }
-    if (job->prefilled_ns == 0) {
+    if (!job->prefilled) {
+        job->prefilled = true;
         spin_engine_count(engine, SPIN_ENGINE_METRIC_PROMPT_TOKENS, job->request.prompt_count);
     }
-    return job->known_tokens == spin_job_tokens_max(job) ? SPIN_OK
-                                                         : draw_first(engine, job, unit, hidden);
+    /* Nothing is drawn where there is nothing to generate, or tokens are to be replayed first. */
+    const bool over = job->known_tokens == spin_job_tokens_max(job);
+    return over || unit->end < job->known_tokens ? SPIN_OK : draw_first(engine, job, unit, hidden);
 }
 
 static spin_status draw_batch(struct spin_engine *engine, const struct spin_command *command,
                               const float *hidden)
 {
     const struct spin_model_config *shape = &engine->model->config;
-    for (uint32_t at = 0; at < command->batch_count;) {
-        const uint32_t count = SPIN_MIN(engine->logits_rows, command->batch_count - at);
+    for (uint32_t at = 0; at < command->draw_count;) {
+        const uint32_t count = SPIN_MIN(engine->logits_rows, command->draw_count - at);
         const float *logits = NULL;
         SPIN_TRY(spin_forward_logits(engine->forward, hidden + (uint64_t)at * shape->hidden, count,
                                      &logits));
@@ -167,30 +181,35 @@ static spin_status draw_batch(struct spin_engine *engine, const struct spin_comm
 static spin_status decode(struct spin_engine *engine, const struct spin_command *command)
 {
     const uint64_t start_ns = spin_now_ns(engine->clock);
+    struct spin_kv_stats before;
+    spin_kv_get_stats(engine->kv, &before);
     for (uint32_t i = 0; i < command->batch_count; i++) {
         const struct spin_job *job = job_of(engine, command->batch[i]);
-        reserve(engine, job, job->known_tokens);
-        engine->steps[i] = (struct spin_forward_step){.seq = job->seq,
-                                                      .token = job->tokens[job->known_tokens - 1],
-                                                      .position = job->known_tokens - 1};
+        const uint32_t position = spin_scheduler_computed(engine->scheduler, command->batch[i]);
+        SPIN_TRY(counted(spin_kv_reserve(engine->kv, job->seq, position + 1)));
+        engine->steps[i] = (struct spin_forward_step){
+            .seq = job->seq, .token = job->tokens[position], .position = position};
     }
     float *hidden = NULL;
-    SPIN_TRY(spin_forward_decode(engine->forward, engine->steps, command->batch_count, &hidden));
+    SPIN_TRY(counted(
+        spin_forward_decode(engine->forward, engine->steps, command->batch_count, &hidden)));
+    for (uint32_t i = command->draw_count; i < command->batch_count; i++) {
+        spin_scheduler_replayed(engine->scheduler, command->batch[i]);
+    }
     SPIN_TRY(draw_batch(engine, command, hidden));
     const uint64_t elapsed_ns = spin_now_ns(engine->clock) - start_ns;
     spin_engine_count(engine, SPIN_ENGINE_METRIC_DECODE_STEPS, 1);
     spin_engine_observe_ns(engine, SPIN_ENGINE_METRIC_STEP, elapsed_ns);
-    double step_ns = (double)engine->load.step_ns;
-    average(&step_ns, (double)elapsed_ns);
-    engine->load.step_ns = (uint64_t)step_ns;
+    spin_engine_average_step(engine, &before, elapsed_ns);
     return SPIN_OK;
 }
 
 static void finish(struct spin_engine *engine, const struct spin_command *command)
 {
     struct spin_job *job = job_of(engine, command->request);
-    if (command->held) {
-        spin_kv_close(engine->kv, job->seq);
+    SPIN_ASSERT_EQ(command->held, job->opened);
+    if (job->opened) {
+        close_sequence(engine, job);
     }
     spin_engine_finish(engine, job, command->reason);
 }
@@ -211,8 +230,9 @@ static spin_status run_command(struct spin_engine *engine, const struct spin_com
         sleep_until_event(engine, now_ns);
         return SPIN_OK;
     case SPIN_COMMAND_ADMIT:
-        admit(engine, command, now_ns);
-        return SPIN_OK;
+        return admit(engine, command, now_ns);
+    case SPIN_COMMAND_SUSPEND:
+        return suspend(engine, command);
     case SPIN_COMMAND_PREEMPT:
         preempt(engine, command);
         return SPIN_OK;
@@ -225,28 +245,6 @@ static spin_status run_command(struct spin_engine *engine, const struct spin_com
         return SPIN_OK;
     }
     return SPIN_OK;
-}
-
-void spin_engine_publish(struct spin_engine *engine)
-{
-    struct spin_scheduler_stats stats;
-    struct spin_kv_stats kv;
-    spin_scheduler_get_stats(engine->scheduler, &stats);
-    spin_kv_get_stats(engine->kv, &kv);
-    const uint32_t blocks_used = kv.blocks - kv.blocks_free;
-    struct spin_engine_load *load = &engine->load;
-    load->running = stats.in_flight;
-    load->waiting = stats.waiting;
-    load->kv_tokens = (uint64_t)kv.blocks * SPIN_BLOCK_TOKENS;
-    load->kv_tokens_used = (uint64_t)blocks_used * SPIN_BLOCK_TOKENS;
-    load->queued_prompt_tokens = stats.waiting_tokens + stats.prefill_tokens;
-    load->preemptions = stats.preemptions;
-    spin_load_board_set(engine->board, load);
-    spin_engine_gauge(engine, SPIN_ENGINE_METRIC_RUNNING, load->running);
-    spin_engine_gauge(engine, SPIN_ENGINE_METRIC_WAITING, load->waiting);
-    spin_engine_gauge(engine, SPIN_ENGINE_METRIC_KV_BYTES, (double)kv.pool_bytes);
-    spin_engine_gauge(engine, SPIN_ENGINE_METRIC_KV_USED_BYTES,
-                      (double)kv.pool_bytes / kv.blocks * blocks_used);
 }
 
 /* True when the engine was stopped, nothing is known and nothing more can come. */
@@ -279,11 +277,13 @@ void spin_engine_run(struct spin_engine *engine)
         }
         if (command.kind == SPIN_COMMAND_IDLE) {
             spin_engine_publish(engine); /* also what the last command left behind */
+            spin_engine_publish_requests(engine, true);
         }
         const spin_status status = run_command(engine, &command, now_ns);
         if (status != SPIN_OK) {
             fail_device(engine, status);
         }
         spin_engine_publish(engine);
+        spin_engine_publish_requests(engine, false);
     }
 }

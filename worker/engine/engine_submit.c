@@ -99,7 +99,10 @@ static void fill_job(struct spin_engine *engine, struct spin_job *job,
     job->request.sampling.logit_bias = job->logit_bias;
     job->prompt_told = 0;
     job->drawn = 0;
+    job->order = 0;
     job->admitted = false;
+    job->opened = false;
+    job->prefilled = false;
     job->preemptions = 0;
     job->submitted_ns = spin_now_ns(engine->clock);
     job->admitted_ns = 0;

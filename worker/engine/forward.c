@@ -13,6 +13,7 @@
 
 struct spin_forward {
     struct spin_forward_config config;
+    struct spin_sparse *sparse;
     uint32_t rows_max; /* of a layer: a chunk or a decode step */
     uint32_t q_cols;
     uint32_t kv_cols;
@@ -35,11 +36,10 @@ struct spin_forward {
     double rope_magnitude;
 
     /* The call's tokens, as operations want them. */
-    int32_t *tokens;     /* [rows_max] */
-    uint32_t *positions; /* [rows_max] */
-    uint32_t *first;     /* [sequences_max + 1]: 0, 1, 2, ...: a step has one token per sequence */
-    uint32_t *visible;   /* [sequences_max] */
-    spin_kv_seq *seqs;   /* [sequences_max] */
+    int32_t *tokens;            /* [rows_max] */
+    uint32_t *positions;        /* [rows_max] */
+    uint32_t *first;            /* [sequences_max + 1]: 0, 1, 2, ...: a step has one token each */
+    struct spin_kv_step *steps; /* [sequences_max] */
 };
 
 /* What a layer works on: rows of hidden, and where they stand in their sequences. */
@@ -48,6 +48,7 @@ struct rows {
     uint32_t count;
     struct spin_spans spans;
     uint32_t visible_max;
+    const struct spin_forward_unit *unit; /* of prefill; NULL: a decode step */
 };
 
 static const struct spin_model_config *shape_of(const struct spin_forward *forward)
@@ -150,9 +151,23 @@ static spin_status make_qkv(struct spin_forward *forward, const struct spin_laye
     return rotate(forward, forward->k, rows->count, shape->kv_heads);
 }
 
+/* The pages that the rows read and write: those that Select chose, or, in prefill, all. */
+static spin_status find_pages(struct spin_forward *forward, uint32_t layer, const struct rows *rows,
+                              struct spin_page_lists *out)
+{
+    if (rows->unit == NULL) {
+        const struct spin_matrix q = view(forward->q, rows->count, forward->q_cols);
+        return spin_sparse_retrieve(forward->sparse, layer, q, out);
+    }
+    const struct spin_unit *unit = &rows->unit->unit;
+    return spin_kv_prefill_begin(forward->config.kv, rows->unit->seq, layer, unit->begin, unit->end,
+                                 unit->begin == unit->super_begin, out);
+}
+
 static spin_status attend(struct spin_forward *forward, uint32_t layer, const struct rows *rows)
 {
-    const struct spin_page_lists pages = spin_kv_layer(forward->config.kv, layer);
+    struct spin_page_lists pages;
+    SPIN_TRY(find_pages(forward, layer, rows, &pages));
     const struct spin_kv_append_args append = {
         .k = view(forward->k, rows->count, forward->kv_cols),
         .v = view(forward->v, rows->count, forward->kv_cols),
@@ -170,7 +185,8 @@ static spin_status attend(struct spin_forward *forward, uint32_t layer, const st
         .visible_max = rows->visible_max,
         .workspace = forward->workspace,
     };
-    return forward->config.ops->attention(&args, forward->config.stream);
+    SPIN_TRY(forward->config.ops->attention(&args, forward->config.stream));
+    return spin_sparse_seal(forward->sparse, layer);
 }
 
 static spin_status feed_forward(struct spin_forward *forward,
@@ -236,18 +252,19 @@ spin_status spin_forward_decode(struct spin_forward *forward, const struct spin_
     for (uint32_t i = 0; i < count; i++) {
         forward->tokens[i] = steps[i].token;
         forward->positions[i] = steps[i].position;
-        forward->seqs[i] = steps[i].seq;
-        forward->visible[i] = steps[i].position + 1;
-        rows.visible_max = SPIN_MAX(rows.visible_max, forward->visible[i]);
+        forward->steps[i] =
+            (struct spin_kv_step){.seq = steps[i].seq, .tokens = steps[i].position + 1};
+        rows.visible_max = SPIN_MAX(rows.visible_max, forward->steps[i].tokens);
     }
     extend_rope(forward, rows.visible_max);
-    spin_kv_plan(forward->config.kv, forward->seqs, forward->visible, count);
+    SPIN_TRY(spin_kv_step_begin(forward->config.kv, forward->steps, count));
+    spin_sparse_step_begin(forward->sparse);
     SPIN_TRY(embed(forward, forward->tokens, count, rows.hidden));
     for (uint32_t layer = 0; layer < shape_of(forward)->layers; layer++) {
         SPIN_TRY(run_layer(forward, layer, &rows));
     }
     *out_hidden = rows.hidden;
-    return SPIN_OK;
+    return spin_kv_step_end(forward->config.kv);
 }
 
 spin_status spin_forward_prefill(struct spin_forward *forward, const struct spin_forward_unit *unit)
@@ -262,13 +279,13 @@ spin_status spin_forward_prefill(struct spin_forward *forward, const struct spin
         .count = first[1],
         .spans = {.first = first, .count = 1},
         .visible_max = range->end,
+        .unit = unit,
     };
     SPIN_ASSERT_LE(rows.count, forward->rows_max);
     for (uint32_t i = 0; i < rows.count; i++) {
         forward->positions[i] = range->begin + i;
     }
     extend_rope(forward, range->end);
-    spin_kv_plan(forward->config.kv, &unit->seq, &range->end, 1);
     if (range->layer == 0) {
         SPIN_TRY(embed(forward, unit->tokens + range->begin, rows.count, rows.hidden));
     }
@@ -306,13 +323,14 @@ static uint64_t matmul_bytes(const struct spin_forward *forward, uint32_t rows, 
 static uint64_t attention_bytes(const struct spin_forward *forward, uint32_t rows,
                                 struct spin_spans spans)
 {
+    const struct spin_kv_view *kv = spin_kv_get_view(forward->config.kv);
     const struct spin_attention_args args = {
         .out = view(NULL, rows, forward->q_cols),
         .q = view(NULL, rows, forward->q_cols),
         .q_heads = shape_of(forward)->q_heads,
         .scale = forward->scale,
         .spans = spans,
-        .pages = spin_kv_layer(forward->config.kv, 0),
+        .pages = {.layout = kv->layout, .page_tokens = kv->page_tokens},
         .visible_max = forward->config.tokens_max,
     };
     return forward->config.ops->attention_workspace_bytes(&args);
@@ -378,11 +396,9 @@ static spin_status alloc_lists(struct spin_forward *forward, struct spin_error *
     forward->tokens = calloc(forward->rows_max, sizeof *forward->tokens);
     forward->positions = calloc(forward->rows_max, sizeof *forward->positions);
     forward->first = calloc((uint64_t)sequences + 1, sizeof *forward->first);
-    forward->visible = calloc(sequences, sizeof *forward->visible);
-    forward->seqs = calloc(sequences, sizeof *forward->seqs);
+    forward->steps = calloc(sequences, sizeof *forward->steps);
     if (forward->rope_frequencies == NULL || forward->tokens == NULL ||
-        forward->positions == NULL || forward->first == NULL || forward->visible == NULL ||
-        forward->seqs == NULL) {
+        forward->positions == NULL || forward->first == NULL || forward->steps == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "forward pass: lists of %u sequences", sequences);
     }
     for (uint32_t i = 0; i <= sequences; i++) {
@@ -391,6 +407,19 @@ static spin_status alloc_lists(struct spin_forward *forward, struct spin_error *
     spin_rope_frequencies(&shape_of(forward)->rope, forward->rope_frequencies,
                           &forward->rope_magnitude);
     return SPIN_OK;
+}
+
+static spin_status create_sparse(struct spin_forward *forward, struct spin_error *err)
+{
+    const struct spin_sparse_config sparse = {.options = forward->config.sparse,
+                                              .ops = forward->config.ops,
+                                              .stream = forward->config.stream,
+                                              .kv = forward->config.kv,
+                                              .q_heads = shape_of(forward)->q_heads,
+                                              .scale = forward->scale,
+                                              .sequences_max = forward->config.sequences_max,
+                                              .observer = forward->config.observer};
+    return spin_sparse_create(&sparse, &forward->sparse, err);
 }
 
 spin_status spin_forward_create(const struct spin_forward_config *config, struct spin_forward **out,
@@ -415,6 +444,7 @@ spin_status spin_forward_create(const struct spin_forward_config *config, struct
     spin_status status = SPIN_OK;
     SPIN_TRY_GOTO(status, alloc_lists(forward, err), fail);
     SPIN_TRY_GOTO(status, alloc_activations(forward, err), fail);
+    SPIN_TRY_GOTO(status, create_sparse(forward, err), fail);
     *out = forward;
     return SPIN_OK;
 fail:
@@ -434,11 +464,17 @@ void spin_forward_destroy(struct spin_forward *forward)
         spin_device_free(forward->config.stream, activations[i]);
     }
     spin_device_free(forward->config.stream, forward->workspace);
+    spin_sparse_destroy(forward->sparse);
     free(forward->rope_frequencies);
     free(forward->tokens);
     free(forward->positions);
     free(forward->first);
-    free(forward->visible);
-    free(forward->seqs);
+    free(forward->steps);
     free(forward);
+}
+
+void spin_forward_get_sparse_stats(const struct spin_forward *forward,
+                                   struct spin_sparse_stats *out)
+{
+    spin_sparse_get_stats(forward->sparse, out);
 }

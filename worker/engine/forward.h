@@ -5,25 +5,24 @@
  * Formula    h += W_o attention(rope(norm_h(W_q x + b_q)), ...), x = rms_norm(h); h += W_down
  *            (silu(W_gate x) W_up x), x = rms_norm(h); logits = W_lm rms_norm(h). norm_h: qwen3's
  *            per-head norm of q and k; b: qwen2's biases.
- * Ownership  Borrows model, operations, stream and KV; owns activations, the rope table and one
- *            workspace, all sized at create.
+ * Ownership  Borrows model, operations, stream and KV; owns the sparse pipeline, activations, the
+ *            rope table and one workspace, all sized at create.
  * Threading  The stream's thread.
  * Units      Tokens, rows. Hidden states are activations [rows][hidden], stride = hidden.
- * Errors     What an operation returns (DEVICE_LOST). No call allocates after create.
+ * Errors     What an operation or the KV manager returns (DEVICE_LOST; AGAIN: see kv.h). No call
+ *            allocates after create.
  * Invariance Every operation is row-invariant, so a token's bits depend on its prefix alone: not on
- * the
- *            batch, the chunk, or whether it came by decode or by prefill. */
+ *            the batch, the chunk, or where its pages lie; and while attention is dense, not on
+ *            whether it came by decode or by prefill. */
 #pragma once
 
 #include "kernels/ops.h"
 #include "kvstore/manager/kv.h"
 #include "model/weights/model.h"
 #include "worker/engine/cursor.h"
+#include "worker/sparse/sparse.h"
 
 SPIN_BEGIN_DECLS
-
-/* Dense lists use the longer pages: fewer slots to read, and a split (D5) is 512 tokens. */
-#define SPIN_DENSE_PAGE_TOKENS 32u
 
 struct spin_forward; /* private to forward.c */
 
@@ -32,20 +31,22 @@ struct spin_forward_config {
     const struct spin_ops *ops;
     struct spin_stream *stream;
     struct spin_kv *kv;
-    struct spin_grid grid;    /* layers are the model's */
-    uint32_t sequences_max;   /* of a decode step */
-    uint32_t tokens_max;      /* of a sequence */
-    uint32_t logits_rows_max; /* of one call of spin_forward_logits */
+    struct spin_grid grid;             /* layers are the model's */
+    uint32_t sequences_max;            /* of a decode step */
+    uint32_t tokens_max;               /* of a sequence */
+    uint32_t logits_rows_max;          /* of one call of spin_forward_logits */
+    struct spin_sparse_options sparse; /* of decode steps; prefill is dense */
+    struct spin_sparse_observer observer;
 };
 
-/* UNSUPPORTED: the table's activations are not F32. NO_MEMORY. */
+/* UNSUPPORTED: the table's activations are not F32. INVALID: a sparse option. NO_MEMORY. */
 SPIN_MUST_USE spin_status spin_forward_create(const struct spin_forward_config *config,
                                               struct spin_forward **out, struct spin_error *err);
 void spin_forward_destroy(struct spin_forward *forward); /* NULL is allowed */
 
 /* One sequence's part of a decode step: its last token, which is at position `position`. */
 struct spin_forward_step {
-    spin_kv_seq seq; /* position + 1 tokens are reserved */
+    spin_kv_seq seq; /* active; position + 1 tokens are reserved */
     int32_t token;
     uint32_t position;
 };
@@ -57,7 +58,7 @@ SPIN_MUST_USE spin_status spin_forward_decode(struct spin_forward *forward,
                                               float **out_hidden);
 
 struct spin_forward_unit {
-    spin_kv_seq seq; /* unit.end tokens are reserved */
+    spin_kv_seq seq; /* active; unit.end tokens are reserved */
     struct spin_unit unit;
     const int32_t *tokens; /* of the sequence, from position 0 */
     float *hidden;         /* in, out: of the super-chunk, row 0 is token unit.super_begin */
@@ -71,5 +72,8 @@ SPIN_MUST_USE spin_status spin_forward_prefill(struct spin_forward *forward,
  * [rows][vocab], valid until the next call. rows <= logits_rows_max. */
 SPIN_MUST_USE spin_status spin_forward_logits(struct spin_forward *forward, const float *hidden,
                                               uint32_t rows, const float **out);
+
+void spin_forward_get_sparse_stats(const struct spin_forward *forward,
+                                   struct spin_sparse_stats *out);
 
 SPIN_END_DECLS

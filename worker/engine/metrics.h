@@ -29,8 +29,51 @@ SPIN_BEGIN_DECLS
       "Sequences that gave up their KV and started over.") \
     X(RUNNING, "spin_requests_running", NULL, GAUGE, "Sequences in the batch or in prefill.") \
     X(WAITING, "spin_requests_waiting", NULL, GAUGE, "Requests that have not been scheduled yet.") \
-    X(KV_BYTES, "spin_kv_pool_bytes", NULL, GAUGE, "Size of the KV pool.") \
-    X(KV_USED_BYTES, "spin_kv_used_bytes", NULL, GAUGE, "Bytes of the KV pool held by sequences.") \
+    X(SUSPENSIONS, "spin_suspensions_total", NULL, COUNTER, \
+      "Sequences that forgot their slots and wait to go on.") \
+    X(SEQUENCES_RESIDENT, "spin_sequences_resident", NULL, GAUGE, \
+      "Sequences whose every page keeps its slot.") \
+    X(KV_BYTES, "spin_kv_pool_bytes", NULL, GAUGE, "Size of the HBM pool of slots.") \
+    X(KV_USED_BYTES, "spin_kv_used_bytes", NULL, GAUGE, "Bytes of slots granted to sequences.") \
+    X(KV_HOST_BYTES, "spin_kv_host_pool_bytes", NULL, GAUGE, "Size of the host tier's blocks.") \
+    X(KV_HOST_USED_BYTES, "spin_kv_host_used_bytes", NULL, GAUGE, \
+      "Bytes of blocks held by sequences.") \
+    X(KV_DIRECTORY_BYTES, "spin_kv_table_bytes", "table=\"directory\",tier=\"hbm\"", GAUGE, \
+      "Bytes of each table that are in use, by tier.") \
+    X(KV_PAGE_TABLE_BYTES, "spin_kv_table_bytes", "table=\"page_table\",tier=\"hbm\"", GAUGE, \
+      "Bytes of each table that are in use, by tier.") \
+    X(KV_STAMPS_BYTES, "spin_kv_table_bytes", "table=\"stamps\",tier=\"hbm\"", GAUGE, \
+      "Bytes of each table that are in use, by tier.") \
+    X(KV_SLAB_LISTS_BYTES, "spin_kv_table_bytes", "table=\"slab_lists\",tier=\"hbm\"", GAUGE, \
+      "Bytes of each table that are in use, by tier.") \
+    X(KV_LISTS_BYTES, "spin_kv_table_bytes", "table=\"lists\",tier=\"hbm\"", GAUGE, \
+      "Bytes of each table that are in use, by tier.") \
+    X(KV_SUMMARIES_BYTES, "spin_kv_table_bytes", "table=\"summaries\",tier=\"hbm\"", GAUGE, \
+      "Bytes of each table that are in use, by tier.") \
+    X(KV_CPU_PAGE_TABLE_BYTES, "spin_kv_table_bytes", "table=\"cpu_page_table\",tier=\"host\"", \
+      GAUGE, "Bytes of each table that are in use, by tier.") \
+    X(KV_PARTITION_OFFSET_BYTES, "spin_kv_table_bytes", \
+      "table=\"partition_offset\",tier=\"host\"", GAUGE, \
+      "Bytes of each table that are in use, by tier.") \
+    X(KV_HITS, "spin_kv_hits_total", NULL, COUNTER, "Selected pages that were in HBM.") \
+    X(KV_HIT_RATIO, "spin_kv_hit_ratio", NULL, GAUGE, \
+      "Selected pages that were in HBM, of all, over about the last 8 decode steps.") \
+    X(KV_PAGES_RETRIEVED, "spin_kv_pages_retrieved_total", NULL, COUNTER, \
+      "Pages copied from the host into HBM.") \
+    X(KV_BYTES_RETRIEVED, "spin_kv_bytes_retrieved_total", NULL, COUNTER, \
+      "Bytes copied from the host into HBM.") \
+    X(KV_EVICTIONS, "spin_kv_evictions_total", NULL, COUNTER, \
+      "Pages that gave their slot to another.") \
+    X(KV_PAGES_DROPPED, "spin_kv_pages_dropped_total", NULL, COUNTER, \
+      "Pages that lost their slot because their sequence's share shrank.") \
+    X(KV_PAGES_OFFLOADED, "spin_kv_pages_offloaded_total", NULL, COUNTER, \
+      "Pages copied from HBM to the host.") \
+    X(KV_DEMOTIONS, "spin_kv_demotions_total", NULL, COUNTER, \
+      "Resident sequences that were cut down to a buffer.") \
+    X(SPARSE_STEPS, "spin_sparse_steps_total", NULL, COUNTER, \
+      "Decode steps of a sequence that attended to selected pages.") \
+    X(DENSE_FALLBACKS, "spin_dense_fallbacks_total", NULL, COUNTER, \
+      "Decode steps of a sequence that ran dense because its context was short.") \
     X(DECODE_STEPS, "spin_decode_steps_total", NULL, COUNTER, "Decode steps run.") \
     X(PREFILL_UNITS, "spin_prefill_units_total", NULL, COUNTER, \
       "Prefill units (a chunk of a layer) run.") \

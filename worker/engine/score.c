@@ -20,6 +20,11 @@ struct spin_scorer {
     spin_kv_seq seq;
     bool open;
     uint32_t tokens; /* in the sequence */
+
+    /* Of spin_scorer_pages. */
+    uint32_t *slots;      /* [kv_heads][pages of tokens_max] */
+    uint64_t *row_offset; /* [kv_heads] */
+    uint32_t *visible;    /* [kv_heads] */
 };
 
 struct spin_scorer_config spin_scorer_config_default(const struct spin_model *model)
@@ -28,7 +33,63 @@ struct spin_scorer_config spin_scorer_config_default(const struct spin_model *mo
                                        .threads = 1,
                                        .tokens_max = model->config.context_max,
                                        .chunk_tokens = 128,
-                                       .super_chunk_tokens = 2048};
+                                       .super_chunk_tokens = 2048,
+                                       .sparse = spin_sparse_options_default(),
+                                       .kv_hbm_bytes = 0,
+                                       .kv_replacement = SPIN_KV_SLOT_LRU,
+                                       .kv_poison = false};
+}
+
+/* A pool in which a sequence of tokens_max tokens keeps every page. */
+static uint64_t resident_bytes(const struct spin_kv_config *kv)
+{
+    const struct spin_kv_budget budget = {.layers = kv->layout.layers,
+                                          .kv_heads = kv->layout.kv_heads,
+                                          .page_tokens = kv->page_tokens,
+                                          .demand = kv->demand};
+    return (uint64_t)spin_kv_full_row(&budget, kv->tokens_max) * kv->layout.layers *
+           kv->layout.kv_heads * spin_kv_slab_bytes(kv);
+}
+
+static spin_status create_kv(struct spin_scorer *scorer, struct spin_error *err)
+{
+    const struct spin_scorer_config *config = &scorer->config;
+    const struct spin_model_config *shape = &scorer->model->config;
+    struct spin_kv_config kv = {
+        .layout = {.layers = shape->layers,
+                   .kv_heads = shape->kv_heads,
+                   .head_dim = shape->head_dim,
+                   .dtype = SPIN_KV_BF16,
+                   .swizzle = config->ops->swizzle},
+        .ops = config->ops,
+        .sequences_max = 1,
+        .tokens_max = config->tokens_max,
+        .replacement = config->kv_replacement,
+    };
+    spin_sparse_fill_kv_config(&config->sparse, &kv);
+    kv.host_bytes = spin_kv_blocks_for(config->tokens_max) * spin_block_bytes(&kv.layout);
+    kv.hbm_bytes = config->kv_hbm_bytes != 0 ? config->kv_hbm_bytes : resident_bytes(&kv);
+    SPIN_TRY(spin_kv_create(&kv, scorer->stream, &scorer->kv, err));
+    spin_kv_set_poison(scorer->kv, config->kv_poison);
+    return SPIN_OK;
+}
+
+static uint32_t pages_max(const struct spin_scorer *scorer)
+{
+    return (scorer->config.tokens_max - 1) / scorer->config.sparse.algorithm->page_tokens + 1;
+}
+
+static spin_status alloc_lists(struct spin_scorer *scorer, struct spin_error *err)
+{
+    const uint32_t kv_heads = scorer->model->config.kv_heads;
+    scorer->slots = calloc((uint64_t)kv_heads * pages_max(scorer), sizeof *scorer->slots);
+    scorer->row_offset = calloc(kv_heads, sizeof *scorer->row_offset);
+    scorer->visible = calloc(kv_heads, sizeof *scorer->visible);
+    if (scorer->slots == NULL || scorer->row_offset == NULL || scorer->visible == NULL) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "scorer: lists of %u tokens",
+                         scorer->config.tokens_max);
+    }
+    return SPIN_OK;
 }
 
 static spin_status create_parts(struct spin_scorer *scorer, struct spin_error *err)
@@ -36,18 +97,8 @@ static spin_status create_parts(struct spin_scorer *scorer, struct spin_error *e
     const struct spin_scorer_config *config = &scorer->config;
     const struct spin_model_config *shape = &scorer->model->config;
     SPIN_TRY(spin_stream_create_cpu(config->threads, &scorer->stream, err));
-    struct spin_kv_config kv = {
-        .layout = {.layers = shape->layers,
-                   .kv_heads = shape->kv_heads,
-                   .head_dim = shape->head_dim,
-                   .dtype = SPIN_KV_BF16,
-                   .swizzle = config->ops->swizzle},
-        .sequences_max = 1,
-        .tokens_max = config->tokens_max,
-        .page_tokens = SPIN_DENSE_PAGE_TOKENS,
-    };
-    kv.pool_bytes = spin_kv_blocks_for(config->tokens_max) * spin_block_bytes(&kv.layout);
-    SPIN_TRY(spin_kv_create(&kv, scorer->stream, &scorer->kv, err));
+    SPIN_TRY(create_kv(scorer, err));
+    SPIN_TRY(alloc_lists(scorer, err));
     const struct spin_forward_config forward = {.model = scorer->model,
                                                 .ops = config->ops,
                                                 .stream = scorer->stream,
@@ -55,7 +106,9 @@ static spin_status create_parts(struct spin_scorer *scorer, struct spin_error *e
                                                 .grid = scorer->grid,
                                                 .sequences_max = 1,
                                                 .tokens_max = config->tokens_max,
-                                                .logits_rows_max = LOGITS_ROWS};
+                                                .logits_rows_max = LOGITS_ROWS,
+                                                .sparse = config->sparse,
+                                                .observer = config->observer};
     SPIN_TRY(spin_forward_create(&forward, &scorer->forward, err));
     void *hidden = NULL;
     SPIN_TRY(spin_device_alloc(scorer->stream,
@@ -110,6 +163,9 @@ void spin_scorer_destroy(struct spin_scorer *scorer)
         spin_device_free(scorer->stream, scorer->hidden);
     }
     spin_stream_destroy(scorer->stream);
+    free(scorer->slots);
+    free(scorer->row_offset);
+    free(scorer->visible);
     free(scorer);
 }
 
@@ -126,14 +182,30 @@ static spin_status check_tokens(const struct spin_scorer *scorer, const int32_t 
     return SPIN_OK;
 }
 
-static spin_status grow(struct spin_scorer *scorer, uint32_t tokens, struct spin_error *err)
+/* Forgets the sequence and begins another, whose first `tokens` tokens are prefilled. The only
+ * sequence has both tiers to itself, and they hold tokens_max tokens of it. */
+static void start_over(struct spin_scorer *scorer, uint32_t tokens)
+{
+    if (scorer->open) {
+        spin_kv_close(scorer->kv, scorer->seq);
+        scorer->tokens = 0;
+    }
+    spin_status status = spin_kv_open(scorer->kv, &scorer->seq);
+    SPIN_ASSERT_EQ(status, SPIN_OK);
+    scorer->open = true;
+    status = spin_kv_reserve(scorer->kv, scorer->seq, tokens);
+    SPIN_ASSERT_EQ(status, SPIN_OK);
+    status = spin_kv_activate(scorer->kv, scorer->seq, tokens, 0);
+    SPIN_ASSERT_EQ(status, SPIN_OK);
+}
+
+static spin_status check_room(const struct spin_scorer *scorer, uint32_t tokens,
+                              struct spin_error *err)
 {
     if (tokens > scorer->config.tokens_max) {
         return spin_fail(err, SPIN_ERR_LIMIT, "%u tokens: tokens_max is %u", tokens,
                          scorer->config.tokens_max);
     }
-    const spin_status status = spin_kv_reserve(scorer->kv, scorer->seq, tokens);
-    SPIN_ASSERT_EQ(status, SPIN_OK); /* the pool holds tokens_max tokens of the only sequence */
     return SPIN_OK;
 }
 
@@ -179,14 +251,8 @@ spin_status spin_scorer_prefill(struct spin_scorer *scorer, const int32_t *token
     if (count == 0) {
         return spin_fail(err, SPIN_ERR_INVALID, "0 tokens: at least 1");
     }
-    if (scorer->open) {
-        spin_kv_close(scorer->kv, scorer->seq);
-        scorer->open = false;
-        scorer->tokens = 0;
-    }
-    SPIN_TRY(spin_kv_open(scorer->kv, &scorer->seq));
-    scorer->open = true;
-    SPIN_TRY(grow(scorer, count, err));
+    SPIN_TRY(check_room(scorer, count, err));
+    start_over(scorer, count);
     const spin_status status = run_units(scorer, tokens, count, rows);
     if (status != SPIN_OK) {
         return spin_fail(err, status, "prefill of %u tokens failed", count);
@@ -199,15 +265,16 @@ spin_status spin_scorer_decode(struct spin_scorer *scorer, int32_t token, const 
                                struct spin_error *err)
 {
     SPIN_TRY(check_tokens(scorer, &token, 1, err));
+    SPIN_TRY(check_room(scorer, scorer->tokens + 1, err));
     if (!scorer->open) {
-        SPIN_TRY(spin_kv_open(scorer->kv, &scorer->seq));
-        scorer->open = true;
+        start_over(scorer, 1);
     }
-    SPIN_TRY(grow(scorer, scorer->tokens + 1, err));
+    spin_status status = spin_kv_reserve(scorer->kv, scorer->seq, scorer->tokens + 1);
+    SPIN_ASSERT_EQ(status, SPIN_OK);
     const struct spin_forward_step step = {
         .seq = scorer->seq, .token = token, .position = scorer->tokens};
     float *hidden = NULL;
-    spin_status status = spin_forward_decode(scorer->forward, &step, 1, &hidden);
+    status = spin_forward_decode(scorer->forward, &step, 1, &hidden);
     if (status == SPIN_OK) {
         status = spin_forward_logits(scorer->forward, hidden, 1, out_logits);
     }
@@ -218,9 +285,37 @@ spin_status spin_scorer_decode(struct spin_scorer *scorer, int32_t token, const 
     return SPIN_OK;
 }
 
+void spin_scorer_get_kv_stats(const struct spin_scorer *scorer, struct spin_kv_stats *out)
+{
+    spin_kv_get_stats(scorer->kv, out);
+}
+
+void spin_scorer_get_sparse_stats(const struct spin_scorer *scorer, struct spin_sparse_stats *out)
+{
+    spin_forward_get_sparse_stats(scorer->forward, out);
+}
+
 struct spin_page_lists spin_scorer_pages(struct spin_scorer *scorer, uint32_t layer)
 {
     SPIN_ASSERT(scorer->open);
-    spin_kv_plan(scorer->kv, &scorer->seq, &scorer->tokens, 1);
-    return spin_kv_layer(scorer->kv, layer);
+    SPIN_ASSERT_GE(scorer->tokens, 1);
+    const struct spin_kv_view *view = spin_kv_get_view(scorer->kv);
+    const uint32_t sequence = spin_kv_get_batch(scorer->kv, layer).sequence[0];
+    SPIN_ASSERT_EQ(view->residency[sequence], SPIN_KV_RESIDENT);
+    const uint32_t pages = (scorer->tokens - 1) / view->page_tokens + 1;
+    for (uint32_t head = 0; head < view->layout.kv_heads; head++) {
+        const uint64_t table_row = spin_kv_table_row(view, sequence, layer, head);
+        scorer->row_offset[head] = (uint64_t)head * pages_max(scorer);
+        scorer->visible[head] = scorer->tokens;
+        for (uint32_t page = 0; page < pages; page++) {
+            scorer->slots[scorer->row_offset[head] + page] =
+                spin_kv_pool_slot(view, table_row, page);
+        }
+    }
+    return (struct spin_page_lists){.layout = view->layout,
+                                    .pool = view->pool,
+                                    .slots = scorer->slots,
+                                    .row_offset = scorer->row_offset,
+                                    .visible = scorer->visible,
+                                    .page_tokens = view->page_tokens};
 }

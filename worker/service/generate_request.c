@@ -172,18 +172,46 @@ static spin_status read_sampling(const Spin__V1__Sampling *sampling,
     return SPIN_OK;
 }
 
+/* A sequence's tokens depend on its algorithm (D1), so only the very same is as good as none. */
+static bool is_own_algorithm(const Spin__V1__Algorithm *asked,
+                             const struct spin_sparse_options *own)
+{
+    if (strcmp(asked->name, own->algorithm->name) != 0 ||
+        (asked->page_tokens != 0 && asked->page_tokens != own->algorithm->page_tokens)) {
+        return false;
+    }
+    return own->algorithm->summary == SPIN_SUMMARY_NONE || /* the rest says how to be sparse */
+           (asked->budget_tokens == own->budget_tokens && asked->min_context == own->min_context);
+}
+
+static spin_status check_algorithm(const Spin__V1__Algorithm *asked,
+                                   const struct spin_sparse_options *own, struct spin_error *err)
+{
+    if (asked == NULL) {
+        return SPIN_OK;
+    }
+    if (asked->name[0] == '\0') {
+        return asked->budget_tokens == 0 && asked->min_context == 0 && asked->page_tokens == 0
+                   ? SPIN_OK
+                   : spin_fail(err, SPIN_ERR_INVALID, "algorithm.name: empty, but not the rest");
+    }
+    if (is_own_algorithm(asked, own)) {
+        return SPIN_OK;
+    }
+    return spin_fail(err, SPIN_ERR_PEER_MISMATCH,
+                     "algorithm: \"%.32s\" with budget_tokens %u, min_context %u, page_tokens %u; "
+                     "this worker runs \"%s\" with %u, %u, %u",
+                     asked->name, asked->budget_tokens, asked->min_context, asked->page_tokens,
+                     own->algorithm->name, own->budget_tokens, own->min_context,
+                     own->algorithm->page_tokens);
+}
+
 /* What a later worker will do; today it is refused, never ignored. */
 static spin_status check_supported(const Spin__V1__GenerateRequest *message, struct spin_error *err)
 {
     if (message->prefill_peer != NULL) {
         return spin_fail(err, SPIN_ERR_UNSUPPORTED,
                          "prefill_peer: this worker prefills its prompts itself");
-    }
-    if (message->algorithm != NULL && message->algorithm->name[0] != '\0' &&
-        strcmp(message->algorithm->name, "dense") != 0) {
-        return spin_fail(err, SPIN_ERR_UNSUPPORTED,
-                         "algorithm: \"%.32s\" is not available, this worker runs \"dense\"",
-                         message->algorithm->name);
     }
     if (message->salt.len != 0 && message->salt.len != SPIN_SALT_BYTES) {
         return spin_fail(err, SPIN_ERR_INVALID, "salt: %zu bytes, must be 0 or %u",
@@ -199,6 +227,7 @@ spin_status spin_generate_request_read(const Spin__V1__GenerateRequest *message,
     memset(&out->request, 0, sizeof out->request);
     SPIN_TRY(read_id(message->request_id, &out->request, err));
     SPIN_TRY(check_supported(message, err));
+    SPIN_TRY(check_algorithm(message->algorithm, &limits->sparse, err));
     SPIN_TRY(read_prompt(message, limits->vocab, &out->request, err));
     return read_sampling(message->sampling, limits, out, err);
 }

@@ -6,11 +6,13 @@
  * Threading  Any thread; pure.
  * Units      Tokens.
  * Errors     INVALID: the text names the field, its value and the limit. UNSUPPORTED: a field that
- *            asks for what this worker does not do, by name. */
+ *            asks for what this worker does not do, by name. PEER_MISMATCH: another algorithm, or
+ *            the same with other numbers; the text says both. */
 #pragma once
 
 #include "proto/spin/v1/worker.pb-c.h"
 #include "worker/engine/request.h"
+#include "worker/sparse/sparse.h"
 
 SPIN_BEGIN_DECLS
 
@@ -19,6 +21,7 @@ struct spin_generate_limits {
     uint32_t vocab;
     const int32_t *end_tokens; /* the model's: they stop a sequence unless ignore_eos */
     uint32_t end_token_count;
+    struct spin_sparse_options sparse; /* in force; a request may name no other */
 };
 
 struct spin_generate_request {

@@ -5,7 +5,7 @@
 struct spin_membership {
     const struct spin_service *service;
     struct spin_service_hello hello;
-    Spin__V1__WorkerLoad load; /* of the last status */
+    struct spin_service_status status; /* the last one */
     void *context;
     void (*left)(void *context);
     struct spin_join *join;
@@ -14,7 +14,8 @@ struct spin_membership {
 static void fill_status(void *context, Spin__V1__MemberStatus *status)
 {
     struct spin_membership *membership = context;
-    spin_service_fill_status(membership->service, status, &membership->load);
+    spin_service_fill_status(membership->service, &membership->status);
+    *status = membership->status.status;
 }
 
 static void on_left(void *context)

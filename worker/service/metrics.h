@@ -34,7 +34,7 @@ SPIN_BEGIN_DECLS
     X(ALIAS_WAITING, "vllm:num_requests_waiting", SPIN_SERVICE_ALIAS_LABELS, GAUGE, \
       "As spin_requests_waiting.") \
     X(ALIAS_KV_USAGE, "vllm:kv_cache_usage_perc", SPIN_SERVICE_ALIAS_LABELS, GAUGE, \
-      "spin_kv_used_bytes / spin_kv_pool_bytes; 1 is full.") \
+      "spin_kv_host_used_bytes / spin_kv_host_pool_bytes; 1 is full.") \
     X(ALIAS_LORA, "vllm:lora_requests_info", \
       SPIN_SERVICE_ALIAS_LABELS \
       ",max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"", \

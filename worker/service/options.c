@@ -1,8 +1,12 @@
 #include "worker/service/options.h"
 
+#include "base/assert.h"
 #include "kvstore/block/layout.h"
 
 enum ops_choice { OPS_AUTO, OPS_CPU, OPS_REF };
+
+/* A constant of its own: ranges are doubles, and this one comes out of a division of integers. */
+enum { CONTEXT_MAX = SPIN_KV_TOKENS_MAX };
 
 #define FIELD(name) .offset = offsetof(struct spin_worker_options, name)
 #define NO_RANGE .min = 0, .max = -1
@@ -98,7 +102,7 @@ static const struct spin_option options[] = {
      FIELD(max_model_len),
      .default_value = "0",
      .min = 0,
-     .max = SPIN_CONTEXT_MAX,
+     .max = CONTEXT_MAX,
      .unit = "tokens",
      .help = "Longest sequence, prompt and output together; 0: what the model was made for."},
     {.name = "max-num-seqs",
@@ -151,8 +155,55 @@ static const struct spin_option options[] = {
      FIELD(kv_hbm_bytes),
      .default_value = "0",
      NO_RANGE,
-     .help = "The pool of KV pages; 0: room for max-num-seqs sequences or a quarter of the "
-             "memory, the smaller."},
+     .help = "The HBM tier: slots for the KV pages that the next steps read; 0: room for "
+             "max-num-seqs sequences or an eighth of the memory, the smaller."},
+    {.name = "kv-host-bytes",
+     .type = SPIN_OPTION_BYTES,
+     FIELD(kv_host_bytes),
+     .default_value = "0",
+     NO_RANGE,
+     .help = "The host tier: blocks for the KV of every token in flight; 0: room for max-num-seqs "
+             "sequences or an eighth of the memory, the smaller."},
+    {.name = "kv-replacement",
+     .type = SPIN_OPTION_CHOICE,
+     FIELD(kv_replacement),
+     .default_value = "slot_lru",
+     .choices = "slot_lru,bucketed", /* the order of enum spin_kv_replacement */
+     NO_RANGE,
+     .help = "Which pages of a buffered sequence give up their slots: slot_lru, the least recently "
+             "read by an age per slot; bucketed, those of the oldest of 64 buckets."},
+    {.name = "sparse-attention",
+     .type = SPIN_OPTION_CHOICE,
+     FIELD(sparse_attention),
+     .default_value = "dense",
+     .choices = "dense,quest,shadowkv", /* the order of spin_sparse_algorithms */
+     NO_RANGE,
+     .help = "What a decode step reads of its context: dense, all of it; quest and shadowkv, the "
+             "pages that they score highest. All workers of a cluster should run the same."},
+    {.name = "sparse-budget",
+     .type = SPIN_OPTION_U32,
+     FIELD(sparse_budget),
+     .default_value = "0",
+     .min = 0,
+     .max = CONTEXT_MAX,
+     .unit = "tokens",
+     .help = "Chosen by a sparse step for each layer and KV head; 0: the algorithm's default, "
+             "1024 for quest, the larger of 256 and a 64th of the context for shadowkv."},
+    {.name = "sparse-min-context",
+     .type = SPIN_OPTION_U32,
+     FIELD(sparse_min_context),
+     .default_value = "4096",
+     .min = 0,
+     .max = CONTEXT_MAX,
+     .unit = "tokens",
+     .help = "Steps over shorter contexts run dense, and are counted as such."},
+    {.name = "sparse-verify",
+     .type = SPIN_OPTION_BOOL,
+     FIELD(sparse_verify),
+     .default_value = "false",
+     NO_RANGE,
+     .help = "Lets every step choose its whole context through the sparse path, without a short "
+             "cut: the output must be that of dense. For tests; slow."},
     {.name = "ops",
      .type = SPIN_OPTION_CHOICE,
      FIELD(ops),
@@ -200,7 +251,16 @@ spin_status spin_worker_options_to_engine(const struct spin_worker_options *opti
     out->chunk_tokens = options_in->prefill_chunk_tokens;
     out->max_waiting = options_in->max_waiting;
     out->threads = options_in->threads;
-    out->kv_bytes = options_in->kv_hbm_bytes;
+    out->kv_hbm_bytes = options_in->kv_hbm_bytes;
+    out->kv_host_bytes = options_in->kv_host_bytes;
+    SPIN_ASSERT_LT(options_in->kv_replacement, SPIN_KV_REPLACEMENTS);
+    out->kv_replacement = (enum spin_kv_replacement)options_in->kv_replacement;
+    SPIN_ASSERT_LT(options_in->sparse_attention, spin_sparse_algorithm_count);
+    out->sparse = (struct spin_sparse_options){
+        .algorithm = spin_sparse_algorithms[options_in->sparse_attention],
+        .budget_tokens = options_in->sparse_budget,
+        .min_context = options_in->sparse_min_context,
+        .verify = options_in->sparse_verify};
     out->ops = options_in->ops == OPS_REF ? &spin_ops_ref : best;
     return SPIN_OK;
 }

@@ -30,8 +30,14 @@ struct spin_worker_options {
     uint32_t super_chunk_tokens;
     uint32_t prefill_chunk_tokens;
     uint32_t max_waiting;
-    uint32_t threads;           /* 0: the cores there are */
-    uint64_t kv_hbm_bytes;      /* 0: chosen by the engine */
+    uint32_t threads;            /* 0: the cores there are */
+    uint64_t kv_hbm_bytes;       /* 0: chosen by the engine */
+    uint64_t kv_host_bytes;      /* 0: chosen by the engine */
+    uint32_t kv_replacement;     /* enum spin_kv_replacement */
+    uint32_t sparse_attention;   /* index into spin_sparse_algorithms */
+    uint32_t sparse_budget;      /* tokens; 0: the algorithm's default */
+    uint32_t sparse_min_context; /* tokens */
+    bool sparse_verify;
     uint32_t ops;               /* index into "auto,cpu,ref" */
     uint32_t log_level;         /* enum spin_log_level */
     uint64_t shutdown_grace_ns; /* for running streams */
@@ -39,7 +45,7 @@ struct spin_worker_options {
 
 extern const struct spin_config_spec spin_worker_config_spec;
 
-/* The engine's part; picks the op table. */
+/* The engine's part; picks the op table and the algorithm. */
 SPIN_MUST_USE spin_status spin_worker_options_to_engine(const struct spin_worker_options *options,
                                                         struct spin_engine_config *out,
                                                         struct spin_error *err);

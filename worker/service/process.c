@@ -83,7 +83,8 @@ static void log_memory(const struct process *process)
     /* One token array per request that the engine can know of. */
     const uint64_t requests = (uint64_t)config->max_num_seqs + config->max_waiting;
     log_memory_row("weights", 1, process->model->weight_bytes, "mapped file");
-    log_memory_row("kv pool", 1, config->kv_bytes, "heap");
+    log_memory_row("kv slots", 1, config->kv_hbm_bytes, "heap: the HBM tier");
+    log_memory_row("kv blocks", 1, config->kv_host_bytes, "heap: the host tier");
     log_memory_row("request tokens", requests, (uint64_t)config->max_model_len * sizeof(int32_t),
                    "heap");
     log_memory_row("call outboxes", spin_service_calls_max(process->service),
@@ -259,10 +260,11 @@ static spin_status start_parts(struct process *process, struct spin_error *err)
     SPIN_TRY(write_port_file(process, err));
     const struct spin_engine_config *config = spin_engine_get_config(process->engine);
     const uint64_t spent_ns = spin_now_ns(spin_clock_real()) - process->started_ns;
-    SPIN_INFO("listening: grpc=%s http=%s ops=%s threads=%u max_model_len=%u",
+    SPIN_INFO("listening: grpc=%s http=%s ops=%s threads=%u max_model_len=%u algorithm=%s",
               spin_service_address(process->service),
               process->pages != NULL ? spin_pages_address(process->pages) : NO_PAGES,
-              config->ops->name, config->threads, config->max_model_len);
+              config->ops->name, config->threads, config->max_model_len,
+              config->sparse.algorithm->name);
     SPIN_INFO("ready in %" PRIu64 " ms", spent_ns / SPIN_NS_PER_MS);
     return SPIN_OK;
 }

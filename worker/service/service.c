@@ -112,14 +112,15 @@ spin_status spin_service_create(const struct spin_service_config *config, struct
     if (service == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "service: %zu bytes", sizeof *service);
     }
-    service->identity =
-        (struct spin_service_identity){.model_name = config->model_name,
-                                       .model = config->model,
-                                       .engine = config->engine,
-                                       .metrics = config->metrics,
-                                       .limits = {.vocab = config->model->config.vocab,
-                                                  .end_tokens = config->end_tokens,
-                                                  .end_token_count = config->end_token_count}};
+    service->identity = (struct spin_service_identity){
+        .model_name = config->model_name,
+        .model = config->model,
+        .engine = config->engine,
+        .metrics = config->metrics,
+        .limits = {.vocab = config->model->config.vocab,
+                   .end_tokens = config->end_tokens,
+                   .end_token_count = config->end_token_count,
+                   .sparse = spin_engine_get_config(config->engine)->sparse}};
     fill_layout(&service->identity);
     fill_methods(service, config->bearer);
     const struct spin_rpc_server_config server = {.listen = config->listen,

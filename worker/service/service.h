@@ -8,7 +8,8 @@
  * Units      Tokens, bytes, nanoseconds.
  * Errors     create: INVALID (an address), IO (the listening address), those of rpc_tls.h. Clients:
  *            INVALID_ARGUMENT, OUT_OF_RANGE, RESOURCE_EXHAUSTED, UNAVAILABLE (shutting down),
- *            UNIMPLEMENTED, DEADLINE_EXCEEDED, UNAUTHENTICATED. */
+ *            UNIMPLEMENTED, FAILED_PRECONDITION (another algorithm), DEADLINE_EXCEEDED,
+ *            UNAUTHENTICATED. */
 #pragma once
 
 #include "proto/rpc_server.h"
@@ -42,6 +43,18 @@ struct spin_service_hello {
     Spin__V1__WorkerCapacity capacity;
 };
 
+/* Requests that a status tells about: the oldest that hold KV. */
+#define SPIN_SERVICE_REQUESTS_MAX 32u
+
+/* How busy it is, in the words of Join; everything points into this and into the service. */
+struct spin_service_status {
+    Spin__V1__MemberStatus status;
+    Spin__V1__WorkerLoad load;
+    Spin__V1__RequestKv requests[SPIN_SERVICE_REQUESTS_MAX];
+    Spin__V1__RequestKv *request_list[SPIN_SERVICE_REQUESTS_MAX];
+    struct spin_engine_request_kv kv[SPIN_SERVICE_REQUESTS_MAX]; /* whose ids they borrow */
+};
+
 SPIN_MUST_USE spin_status spin_service_create(const struct spin_service_config *config,
                                               struct spin_service **out, struct spin_error *err);
 /* host:port that clients on this machine can dial: the bound port, 127.0.0.1 for a wildcard. */
@@ -52,9 +65,7 @@ uint64_t spin_service_outbox_bytes(void);
 /* Serves; health checks say so. */
 SPIN_MUST_USE spin_status spin_service_start(struct spin_service *service, struct spin_error *err);
 void spin_service_fill_hello(const struct spin_service *service, struct spin_service_hello *out);
-/* How busy it is: status and load point to one another and into the service. */
-void spin_service_fill_status(const struct spin_service *service, Spin__V1__MemberStatus *out,
-                              Spin__V1__WorkerLoad *load);
+void spin_service_fill_status(const struct spin_service *service, struct spin_service_status *out);
 /* Health checks say NOT_SERVING, new requests are refused with UNAVAILABLE, streams go on. */
 void spin_service_drain(struct spin_service *service);
 bool spin_service_is_draining(const struct spin_service *service);

@@ -26,6 +26,12 @@ struct peer { /* one call of a member or of somebody who asks */
     uint32_t first_running;
     bool first_reachable;
     uint64_t first_age_ms;
+    char first_algorithm[64];
+    uint32_t first_budget_tokens;
+    uint64_t first_hits;
+    uint32_t first_requests;
+    char first_request_id[64];
+    uint64_t first_request_misses;
     uint32_t finished;
     enum spin_rpc_code code;
     char text[240];
@@ -218,6 +224,7 @@ static void say_hello(struct peer *peer, uint64_t incarnation, uint32_t vocab)
     char id[] = "w1";
     char address[] = "127.0.0.1:9100";
     char name[] = "a model";
+    char algorithm[] = "shadowkv";
     Spin__V1__Peer identity;
     Spin__V1__ModelIdentity model;
     Spin__V1__WorkerCapacity capacity;
@@ -240,6 +247,8 @@ static void say_hello(struct peer *peer, uint64_t incarnation, uint32_t vocab)
     hello.capacity = &capacity;
     hello.kind = SPIN__V1__MEMBER_KIND__MEMBER_WORKER;
     hello.protocol = 1;
+    hello.algorithm = algorithm;
+    hello.budget_tokens = 512;
     message.hello = &hello;
     send_message(peer, &message);
 }
@@ -254,6 +263,35 @@ static void say_status(struct peer *peer, uint32_t running)
     spin__v1__member_message__init(&message);
     load.running = running;
     status.load = &load;
+    message.status = &status;
+    send_message(peer, &message);
+}
+
+#define REQUESTS_SAID 100u /* more than a router keeps */
+
+static void say_requests(struct peer *peer, uint32_t running)
+{
+    Spin__V1__WorkerLoad load;
+    Spin__V1__RequestKv requests[REQUESTS_SAID];
+    Spin__V1__RequestKv *list[REQUESTS_SAID];
+    char ids[REQUESTS_SAID][16];
+    Spin__V1__MemberStatus status;
+    Spin__V1__MemberMessage message;
+    spin__v1__worker_load__init(&load);
+    spin__v1__member_status__init(&status);
+    spin__v1__member_message__init(&message);
+    for (uint32_t i = 0; i < REQUESTS_SAID; i++) {
+        (void)snprintf(ids[i], sizeof ids[i], "%s%u", i == 0 ? "\n" : "request-", i);
+        spin__v1__request_kv__init(&requests[i]);
+        requests[i].request_id = ids[i];
+        requests[i].misses = 1000 + i;
+        list[i] = &requests[i];
+    }
+    load.running = running;
+    load.kv_hits = UINT64_C(1) << 40;
+    status.load = &load;
+    status.n_requests = REQUESTS_SAID;
+    status.requests = list;
     message.status = &status;
     send_message(peer, &message);
 }
@@ -311,6 +349,11 @@ static bool w1_runs_7(struct fixture *fixture)
     return w1(fixture)->view.running == 7;
 }
 
+static bool w1_runs_8(struct fixture *fixture)
+{
+    return w1(fixture)->view.running == 8;
+}
+
 static bool w1_is_gone(struct fixture *fixture)
 {
     return !w1(fixture)->joined;
@@ -339,6 +382,17 @@ static void on_described(void *context, const struct ProtobufCMessage *message)
         peer->first_running = first->status->load->running;
         peer->first_reachable = first->reachable;
         peer->first_age_ms = first->status_age_ms;
+        (void)snprintf(peer->first_algorithm, sizeof peer->first_algorithm, "%s",
+                       first->hello->algorithm);
+        peer->first_budget_tokens = first->hello->budget_tokens;
+        peer->first_hits = first->status->load->kv_hits;
+        peer->first_requests = (uint32_t)first->status->n_requests;
+        if (first->status->n_requests > 0) {
+            const Spin__V1__RequestKv *request = first->status->requests[0];
+            (void)snprintf(peer->first_request_id, sizeof peer->first_request_id, "%s",
+                           request->request_id);
+            peer->first_request_misses = request->misses;
+        }
     }
     spin_mutex_unlock(&peer->mutex);
 }
@@ -395,6 +449,36 @@ static void test_join_and_leave(void **state)
     run_until(fixture, first_finished);
     assert_int_equal(member->code, SPIN_RPC_OK);
     assert_false(w1(fixture)->joined);
+}
+
+static void test_requests_are_passed_on(void **state)
+{
+    struct fixture *fixture = *state;
+    struct peer *member = &fixture->peers[0];
+    open_join(member, fixture->client);
+    say_hello(member, 1, 100);
+    run_until(fixture, first_welcomed);
+    say_requests(member, 7);
+    run_until(fixture, w1_runs_7);
+
+    struct peer *asking = &fixture->peers[1];
+    describe(asking, fixture->stranger);
+    run_until(fixture, second_finished);
+    assert_int_equal(asking->code, SPIN_RPC_OK);
+    assert_string_equal(asking->first_algorithm, "shadowkv");
+    assert_int_equal(asking->first_budget_tokens, 512);
+    assert_true(asking->first_hits == UINT64_C(1) << 40);
+    assert_int_equal(asking->first_requests, SPIN_MEMBER_REQUESTS_MAX);
+    assert_string_equal(asking->first_request_id, "request-1"); /* the first has no good id */
+    assert_int_equal(asking->first_request_misses, 1001);
+
+    say_status(member, 8); /* nobody holds KV any more */
+    run_until(fixture, w1_runs_8);
+    describe(&fixture->peers[2], fixture->stranger);
+    run_until(fixture, third_finished);
+    assert_int_equal(fixture->peers[2].described, 1);
+    assert_int_equal(fixture->peers[2].first_requests, 0);
+    assert_int_equal(fixture->peers[2].first_hits, 0);
 }
 
 static void test_connection_breaks(void **state)
@@ -538,10 +622,17 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(test_join_and_leave), TEST(test_connection_breaks), TEST(test_status_before_hello),
-        TEST(test_second_hello),   TEST(test_empty_message),     TEST(test_other_model),
-        TEST(test_wrong_token),    TEST(test_joins_again),       TEST(test_flood),
+        TEST(test_join_and_leave),
+        TEST(test_connection_breaks),
+        TEST(test_status_before_hello),
+        TEST(test_second_hello),
+        TEST(test_empty_message),
+        TEST(test_other_model),
+        TEST(test_wrong_token),
+        TEST(test_joins_again),
+        TEST(test_flood),
         TEST(test_close),
+        TEST(test_requests_are_passed_on),
     };
 #undef TEST
     return cmocka_run_group_tests(tests, NULL, NULL);

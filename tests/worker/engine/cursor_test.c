@@ -40,6 +40,10 @@ static void walk_super(const struct example *example, struct spin_cursor *cursor
             const uint32_t next = SPIN_MIN(first_multiple_after(at, grid->chunk_tokens), end);
             const struct spin_unit wanted = {begin, layer, at, next};
             expect_unit(cursor, &wanted);
+            const struct spin_cursor again = spin_cursor_restart(grid, cursor);
+            const struct spin_unit start = {
+                begin, 0, begin, SPIN_MIN(first_multiple_after(begin, grid->chunk_tokens), end)};
+            expect_unit(&again, &start);
             assert_int_equal(spin_cursor_remaining(grid, cursor), *remaining);
             *remaining -= next - at;
             spin_cursor_advance(grid, cursor);

@@ -17,7 +17,6 @@ struct spin_engine_config spin_harness_config(void)
     config.chunk_tokens = 64;
     config.max_num_batched_tokens = 64;
     config.threads = 1;
-    config.kv_bytes = 0;
     return config;
 }
 
@@ -45,6 +44,7 @@ void spin_harness_close(struct harness *harness)
     assert_true(spin_metrics_read(harness->metrics, SPIN_ENGINE_METRIC_RUNNING) == 0);
     assert_true(spin_metrics_read(harness->metrics, SPIN_ENGINE_METRIC_WAITING) == 0);
     assert_true(spin_metrics_read(harness->metrics, SPIN_ENGINE_METRIC_KV_USED_BYTES) == 0);
+    assert_true(spin_metrics_read(harness->metrics, SPIN_ENGINE_METRIC_KV_HOST_USED_BYTES) == 0);
     spin_metrics_destroy(harness->metrics);
     spin_model_close(harness->model);
 }

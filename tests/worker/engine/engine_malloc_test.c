@@ -101,21 +101,34 @@ static void run_traffic(struct harness *harness, struct answer *answers, bool pr
     assert_int_equal(preemptions > 0, preempt);
 }
 
-static uint32_t count_calls(const struct spin_ops *ops, uint32_t threads, bool preempt)
+/* Bytes of KV of so many tokens of random:tiny. */
+#define TOKEN_BYTES (UINT64_C(2) * 2 * 2 * 16 * 2)
+
+struct shortage {
+    const struct spin_sparse_algorithm *algorithm;
+    uint64_t hbm_tokens;
+    bool preempt;
+};
+
+static uint32_t count_calls(const struct spin_ops *ops, uint32_t threads, struct shortage shortage)
 {
     struct spin_engine_config config = spin_harness_config();
     config.ops = ops;
     config.threads = threads;
-    config.kv_bytes = UINT64_C(12) * 128 * 2 * 2 * 2 * 16 * 2; /* 12 blocks of random:tiny */
+    config.kv_host_bytes = UINT64_C(12) * SPIN_BLOCK_TOKENS * TOKEN_BYTES;
+    config.kv_hbm_bytes = shortage.hbm_tokens * TOKEN_BYTES;
+    config.sparse.algorithm = shortage.algorithm;
+    config.sparse.budget_tokens = 64;
+    config.sparse.min_context = 0;
     struct harness harness;
     spin_harness_open(&harness, "random:tiny", &config);
     struct answer *answers = calloc(REQUESTS, sizeof *answers);
     assert_non_null(answers);
-    run_traffic(&harness, answers, preempt);
+    run_traffic(&harness, answers, shortage.preempt);
     spin_harness_wait_idle(&harness);
     atomic_store(&calls, 0);
     atomic_store(&armed, 1);
-    run_traffic(&harness, answers, preempt);
+    run_traffic(&harness, answers, shortage.preempt);
     spin_harness_wait_idle(&harness);
     atomic_store(&armed, 0);
     free(answers);
@@ -126,8 +139,15 @@ static uint32_t count_calls(const struct spin_ops *ops, uint32_t threads, bool p
 static void test_no_malloc_in_a_step(void **state)
 {
     (void)state;
-    assert_int_equal(count_calls(&spin_ops_ref, 1, false), 0);
-    assert_int_equal(count_calls(spin_ops_best_cpu(), 2, true), 0);
+    const struct spin_ops *fast = spin_ops_best_cpu();
+    const struct shortage none = {&spin_sparse_dense, 8192, false};
+    const struct shortage blocks = {&spin_sparse_dense, 8192, true};
+    const struct shortage slabs = {&spin_sparse_dense, 1024, false};
+    const struct shortage both = {&spin_sparse_shadowkv, 1280, true};
+    assert_int_equal(count_calls(&spin_ops_ref, 1, none), 0);
+    assert_int_equal(count_calls(fast, 2, blocks), 0);
+    assert_int_equal(count_calls(fast, 2, slabs), 0);
+    assert_int_equal(count_calls(fast, 2, both), 0);
 }
 
 static spin_status leaking_swiglu(const struct spin_swiglu_args *args, struct spin_stream *stream)
@@ -143,7 +163,8 @@ static void test_wrappers_notice(void **state)
     (void)state;
     struct spin_ops ops = spin_ops_ref;
     ops.swiglu = leaking_swiglu;
-    assert_true(count_calls(&ops, 1, false) > 0);
+    const struct shortage none = {&spin_sparse_dense, 8192, false};
+    assert_true(count_calls(&ops, 1, none) > 0);
 }
 
 int main(void)

@@ -1,16 +1,18 @@
 /* usage: engine_soak_test [SECONDS]
  *
  * Method: 32 clients submit requests of random lengths and fields, leave at random, and come back,
- * over a KV pool that is too small for them; in the end every pool is at its starting level and
- * every request has ended exactly once. */
+ * over tiers that are too small for them, with dense and with sparse attention; in the end every
+ * pool is at its starting level and every request has ended exactly once. */
 #include "base/rng.h"
 #include "tests/spin_test.h"
 #include "tests/worker/engine/engine_harness.h"
 
+#include <inttypes.h>
+
 #define CLIENTS 32u
 #define TOKENS_MAX 1024u
 
-static uint64_t soak_ns = 3 * SPIN_NS_PER_S;
+static uint64_t soak_ns = 2 * SPIN_NS_PER_S; /* of each algorithm */
 
 struct client {
     bool busy;
@@ -100,34 +102,51 @@ static void run_crowd(struct crowd *crowd)
     }
 }
 
-static void test_everything_comes_back(void **state)
+/* Bytes of KV of a token of random:tiny. */
+#define TOKEN_BYTES (UINT64_C(2) * 2 * 2 * 16 * 2)
+
+static void expect_everything_comes_back(const struct spin_sparse_algorithm *algorithm)
 {
-    (void)state;
     struct spin_engine_config config = spin_harness_config();
     config.threads = 2;
-    config.kv_bytes = UINT64_C(20) * 128 * 2 * 2 * 2 * 16 * 2; /* 20 blocks of random:tiny */
+    config.kv_host_bytes = UINT64_C(20) * SPIN_BLOCK_TOKENS * TOKEN_BYTES;
+    config.kv_hbm_bytes = 2560 * TOKEN_BYTES;
+    config.sparse.algorithm = algorithm;
+    config.sparse.budget_tokens = 64;
+    config.sparse.min_context = 128;
     struct crowd crowd = {.rng = {.seed = 2026, .stream = 0, .counter = 0}};
     spin_harness_open(&crowd.harness, "random:tiny", &config);
     crowd.clients = calloc(CLIENTS, sizeof *crowd.clients);
     assert_non_null(crowd.clients);
     run_crowd(&crowd);
     spin_harness_wait_idle(&crowd.harness); /* no KV used, nobody runs or waits */
+    struct spin_engine_load load;
+    spin_engine_get_load(crowd.harness.engine, &load);
     const uint32_t ended =
         crowd.ended[0] + crowd.ended[1] + crowd.ended[2] + crowd.ended[3] + crowd.ended[4];
     assert_int_equal(ended, crowd.submitted);
-    printf("submitted %u: stop %u, length %u, cancelled %u, deadline %u; preemptions %u\n",
-           crowd.submitted, crowd.ended[SPIN_FINISH_STOP], crowd.ended[SPIN_FINISH_LENGTH],
-           crowd.ended[SPIN_FINISH_CANCELLED], crowd.ended[SPIN_FINISH_DEADLINE], crowd.preempted);
+    printf("%s: submitted %u: stop %u, length %u, cancelled %u, deadline %u; preemptions %u, "
+           "suspensions %" PRIu64 "\n",
+           algorithm->name, crowd.submitted, crowd.ended[SPIN_FINISH_STOP],
+           crowd.ended[SPIN_FINISH_LENGTH], crowd.ended[SPIN_FINISH_CANCELLED],
+           crowd.ended[SPIN_FINISH_DEADLINE], crowd.preempted, load.suspensions);
     assert_true(crowd.ended[SPIN_FINISH_CANCELLED] > 0);
     assert_true(crowd.ended[SPIN_FINISH_LENGTH] > 0);
     free(crowd.clients);
     spin_harness_close(&crowd.harness);
 }
 
+static void test_everything_comes_back(void **state)
+{
+    (void)state;
+    expect_everything_comes_back(&spin_sparse_dense);
+    expect_everything_comes_back(&spin_sparse_shadowkv);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1) {
-        soak_ns = (uint64_t)strtoul(argv[1], NULL, 10) * SPIN_NS_PER_S;
+        soak_ns = (uint64_t)strtoul(argv[1], NULL, 10) * SPIN_NS_PER_S / 2;
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_everything_comes_back)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -55,6 +55,14 @@ static void wait_until_held(void)
     }
 }
 
+/* Lets the held call go, and waits until call `next` is held. */
+static void hold_again(uint32_t next)
+{
+    atomic_store(&held, 0);
+    atomic_store(&hold_at, next);
+    wait_until_held();
+}
+
 static void open_gate(void)
 {
     atomic_store(&hold_at, OPEN);
@@ -186,6 +194,54 @@ static void test_cancel_of_strangers(void **state)
     assert_int_equal(second.count, 50);
     spin_answer_deinit(&first);
     spin_answer_deinit(&second);
+    close_stage(&stage);
+}
+
+/* Who holds KV, for people: oldest first; renewed when 100 ms have passed, or nobody runs. */
+static void test_requests_hold_kv(void **state)
+{
+    (void)state;
+    struct stage stage;
+    open_stage(&stage);
+    static const uint32_t lengths[2] = {100, 30};
+    int32_t prompt[100] = {0};
+    struct answer answers[2];
+    struct spin_engine_request_kv rows[3];
+    atomic_store(&hold_at, 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        spin_answer_init(&answers[i]);
+        struct spin_request request = spin_harness_request(prompt, lengths[i], 50, &answers[i]);
+        (void)snprintf(request.id, sizeof request.id, "request-%u", i);
+        submit(&stage, &request, &answers[i]);
+    }
+    wait_until_held(); /* in the very first unit */
+    hold_again(40);    /* both decode by now; no time has passed */
+    assert_int_equal(spin_engine_get_requests(stage.engine, rows, 3), 0);
+    atomic_store(&stage.clock.now_ns, 1000 + 100 * SPIN_NS_PER_MS);
+    hold_again(44);
+    assert_int_equal(spin_engine_get_requests(stage.engine, rows, 3), 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_string_equal(rows[i].id, i == 0 ? "request-0" : "request-1");
+        assert_true(rows[i].resident);
+        assert_true(rows[i].active);
+        assert_in_range(rows[i].tokens, lengths[i] + 1, lengths[i] + 50);
+        /* Dense: every page of a row, and whole slabs for them. */
+        assert_int_equal(rows[i].mandatory_pages, (rows[i].tokens + 31) / 32);
+        assert_int_equal(rows[i].slots, SPIN_SLAB_SLOTS * 4);
+        assert_int_equal(rows[i].budget_pages, SPIN_SLAB_SLOTS);
+        assert_true(rows[i].hits > 0);
+        assert_int_equal(rows[i].misses, 0);
+    }
+    assert_int_equal(spin_engine_get_requests(stage.engine, rows, 1), 1);
+    assert_string_equal(rows[0].id, "request-0");
+    open_gate();
+    for (uint32_t i = 0; i < 2; i++) {
+        spin_answer_wait(&answers[i]);
+        spin_answer_deinit(&answers[i]);
+    }
+    while (spin_engine_get_requests(stage.engine, rows, 3) > 0) {
+        pause_a_moment();
+    }
     close_stage(&stage);
 }
 
@@ -390,6 +446,7 @@ int main(void)
         cmocka_unit_test(test_deadline_within_a_unit),
         cmocka_unit_test(test_deadline_within_a_step),
         cmocka_unit_test(test_cancel_of_strangers),
+        cmocka_unit_test(test_requests_hold_kv),
         cmocka_unit_test(test_device_lost_in_prefill),
         cmocka_unit_test(test_device_lost_in_decode),
         cmocka_unit_test(test_no_finite_logit),

@@ -230,7 +230,7 @@ struct wrong_config {
 static void test_config_is_checked(void **state)
 {
     (void)state;
-    struct wrong_config wrong[10];
+    struct wrong_config wrong[15];
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(wrong); i++) {
         wrong[i].config = spin_harness_config();
     }
@@ -247,7 +247,17 @@ static void test_config_is_checked(void **state)
     WRONG("chunk_tokens 257: must be 1 to 256", chunk_tokens, 257);
     WRONG("max_waiting 0", max_waiting, 0);
     WRONG("threads 65", threads, 65);
-    WRONG("one sequence of 1024 tokens needs", kv_bytes, 4096);
+    WRONG("kv_replacement 2: must be 0 to 1", kv_replacement, (enum spin_kv_replacement)2);
+    WRONG("sparse_min_context", sparse.min_context, UINT32_MAX);
+    WRONG("sparse_budget", sparse.budget_tokens, UINT32_MAX);
+    /* 2 layers of 2 heads, K and V of 16 values of 2 bytes: 256 bytes a token. */
+    WRONG("kv_hbm_bytes 4096: a sequence of 1024 tokens (max_model_len) needs 262144 bytes of "
+          "slots with sparse attention 'dense'",
+          kv_hbm_bytes, 4096);
+    WRONG("kv_host_bytes 4096: a sequence of 1024 tokens (max_model_len) needs 262144 bytes",
+          kv_host_bytes, 4096);
+    /* A bound of the other tier does not help. */
+    WRONG("kv_hbm_bytes 262143", kv_hbm_bytes, 262143);
     assert_int_equal(n, SPIN_ARRAY_COUNT(wrong));
     struct spin_error err = {0};
     struct spin_model *model = NULL;

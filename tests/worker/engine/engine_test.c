@@ -188,7 +188,7 @@ static void test_same_bits_after_preemption(void **state)
     struct answer *roomy = calloc(GROWING, sizeof *roomy);
     struct answer *tight = calloc(GROWING, sizeof *tight);
     run_growing(&config, roomy);
-    config.kv_bytes = blocks_bytes(models[0], 12); /* two times 8 blocks do not fit */
+    config.kv_host_bytes = blocks_bytes(models[0], 12); /* two times 8 blocks do not fit */
     run_growing(&config, tight);
     uint32_t preemptions = 0;
     for (uint32_t i = 0; i < GROWING; i++) {

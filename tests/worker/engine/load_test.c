@@ -23,7 +23,9 @@ static struct spin_engine_load make_load(uint32_t n)
                                      .queued_prompt_tokens = (uint64_t)n * 7,
                                      .step_ns = (uint64_t)n * 11,
                                      .prefill_tokens_per_s = (double)n * 13,
-                                     .preemptions = (uint64_t)n * 17};
+                                     .preemptions = (uint64_t)n * 17,
+                                     .suspensions = (uint64_t)n * 19,
+                                     .dense_fallbacks = (uint64_t)n * 23};
 }
 
 static void *reader_main(void *argument)

@@ -22,7 +22,15 @@ struct wire { /* a whole good request, to be spoiled in one place */
 };
 
 static const int32_t end_tokens[] = {2, 7};
-static const struct spin_generate_limits limits = {VOCAB, end_tokens, SPIN_ARRAY_COUNT(end_tokens)};
+static const struct spin_sparse_algorithm dense = {.name = "dense", .page_tokens = 32};
+static const struct spin_sparse_algorithm chosen = {
+    .name = "chosen", .page_tokens = 8, .summary = SPIN_SUMMARY_MEAN};
+static const struct spin_generate_limits limits = {.vocab = VOCAB,
+                                                   .end_tokens = end_tokens,
+                                                   .end_token_count = SPIN_ARRAY_COUNT(end_tokens),
+                                                   .sparse = {.algorithm = &dense}};
+static const struct spin_generate_limits sparse_limits = {
+    .vocab = VOCAB, .sparse = {.algorithm = &chosen, .budget_tokens = 512, .min_context = 4096}};
 
 static void set_text(char *target, size_t capacity, const char *text)
 {
@@ -131,6 +139,56 @@ static void test_absent_fields_are_off(void **state)
     wire.sampling.max_tokens = 0; /* only scores the prompt */
     wire.sampling.prompt_logprobs = 1;
     SPIN_EXPECT_OK(read_wire(&wire, &read, &err), &err);
+}
+
+/* Absent, or the worker's own in every number: taken; else refused, and both are named. */
+static void test_algorithms(void **state)
+{
+    (void)state;
+    static const struct {
+        const struct spin_generate_limits *limits;
+        Spin__V1__Algorithm asked; /* the name apart */
+        const char *name;
+        const char *refusal; /* NULL: taken */
+    } rows[] = {
+        {&limits, {.page_tokens = 32}, "dense", NULL},
+        {&limits, {.budget_tokens = 7, .min_context = 9}, "dense", NULL}, /* it has neither */
+        {&limits, {.page_tokens = 8}, "dense", "page_tokens 8; this worker runs \"dense\""},
+        {&limits, {.budget_tokens = 512}, "", "algorithm.name: empty"},
+        {&limits, {.page_tokens = 0}, "chosen", "\"chosen\" with budget_tokens 0"},
+        {&sparse_limits, {.budget_tokens = 512, .min_context = 4096}, "chosen", NULL},
+        {&sparse_limits,
+         {.budget_tokens = 512, .min_context = 4096, .page_tokens = 8},
+         "chosen",
+         NULL},
+        {&sparse_limits, {.page_tokens = 0}, "", NULL},
+        {&sparse_limits, {.min_context = 4096}, "chosen", "budget_tokens 0, min_context 4096"},
+        {&sparse_limits, {.budget_tokens = 512}, "chosen", "runs \"chosen\" with 512, 4096, 8"},
+        {&sparse_limits,
+         {.budget_tokens = 512, .min_context = 4096, .page_tokens = 32},
+         "chosen",
+         "page_tokens 32"},
+        {&sparse_limits, {.page_tokens = 0}, "dense", "\"dense\" with"},
+    };
+    static struct wire wire;
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(rows); i++) {
+        make_good(&wire);
+        wire.algorithm.budget_tokens = rows[i].asked.budget_tokens;
+        wire.algorithm.min_context = rows[i].asked.min_context;
+        wire.algorithm.page_tokens = rows[i].asked.page_tokens;
+        set_text(wire.name, sizeof wire.name, rows[i].name);
+        wire.algorithm.name = wire.name;
+        wire.message.algorithm = &wire.algorithm;
+        struct spin_generate_request read;
+        struct spin_error err = {0};
+        const spin_status status =
+            spin_generate_request_read(&wire.message, rows[i].limits, &read, &err);
+        if (rows[i].refusal == NULL
+                ? status != SPIN_OK
+                : status == SPIN_OK || strstr(err.text, rows[i].refusal) == NULL) {
+            fail_msg("row %u: %s: %s", i, spin_status_name(status), err.text);
+        }
+    }
 }
 
 /* Each spoils one thing of a good request. */
@@ -282,7 +340,7 @@ static void test_every_mistake_is_named(void **state)
         {short_salt, SPIN_ERR_INVALID, "salt: 31 bytes, must be 0 or 32"},
         {long_salt, SPIN_ERR_INVALID, "salt: 33 bytes"},
         {peer, SPIN_ERR_UNSUPPORTED, "prefill_peer"},
-        {sparse, SPIN_ERR_UNSUPPORTED, "algorithm: \"quest\""},
+        {sparse, SPIN_ERR_PEER_MISMATCH, "algorithm: \"quest\""},
     };
     static struct wire wire;
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(rows); i++) {
@@ -302,6 +360,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_good_request_arrives_field_by_field),
         cmocka_unit_test(test_absent_fields_are_off),
+        cmocka_unit_test(test_algorithms),
         cmocka_unit_test(test_every_mistake_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -92,6 +92,8 @@ def test_hello_is_what_describe_says(router, tmp_path):
         assert hello.model == described.model and hello.capacity == described.capacity
         assert hello.kind == 1 and hello.protocol == 1
         assert (hello.role, hello.algorithm) == ("unified", "dense")
+        assert (hello.min_context, hello.budget_tokens) == \
+            (described.min_context, described.budget_tokens) == (4096, 0)
         assert hello.version == described.version != ""
 
 
@@ -103,9 +105,15 @@ def test_status_follows_the_load_at_the_routers_interval(router, tmp_path):
         next(stream)
         busy = until(messages, lambda m: is_status(m) and m.status.load.running == 1).status
         assert busy.load.kv_tokens_used > 0 and not busy.draining and busy.role == "unified"
+        assert busy.load.kv_hbm_bytes_used > 0 and busy.load.kv_host_bytes_used > 0
+        held = until(messages, lambda m: is_status(m) and m.status.requests).status
+        assert [one.request_id for one in held.requests] == ["test"]
+        assert held.requests[0].resident and not held.requests[0].suspended
+        assert held.requests[0].tokens >= 3 and held.requests[0].slots > 0
         stream.cancel()
         idle = until(messages, lambda m: is_status(m) and m.status.load.running == 0).status
-        assert idle.load.kv_tokens_used == 0
+        assert idle.load.kv_tokens_used == idle.load.kv_hbm_bytes_used == 0
+        until(messages, lambda m: is_status(m) and not m.status.requests)
         started = time.monotonic()
         for _ in range(5):
             until(messages, is_status)

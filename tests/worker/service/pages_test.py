@@ -64,6 +64,8 @@ def test_every_line_is_in_the_format_and_carries_the_model(worker):
     for family in families.values():
         assert all(dict(labels)["model_name"] == NAME for _, labels in family.samples), family.name
     assert families["spin_kv_pool_bytes"].value() > 0
+    tables = families["spin_kv_table_bytes"]  # a family with labels of its own beside the model's
+    assert len(tables.samples) > 1 and tables.value(table="slab_lists", tier="hbm") > 0
     assert families["spin_worker_draining"].value() == 0
 
 
@@ -95,8 +97,8 @@ def test_names_that_other_systems_read(plain):
     assert families["vllm:num_requests_waiting"].value() == 0
     usage = families["vllm:kv_cache_usage_perc"].value()
     assert 0 < usage <= 1
-    assert usage == pytest.approx(families["spin_kv_used_bytes"].value() /
-                                  families["spin_kv_pool_bytes"].value(), rel=0.5)
+    assert usage == pytest.approx(families["spin_kv_host_used_bytes"].value() /
+                                  families["spin_kv_host_pool_bytes"].value(), rel=0.5)
     (_, labels), = families["vllm:cache_config_info"].samples
     blocks = int(dict(labels)["num_gpu_blocks"])
     assert dict(labels)["block_size"] == "128"
@@ -143,6 +145,7 @@ def test_health_and_config(worker):
     assert status == 200
     assert 'cluster-secret: "***"' in text and "hush" not in text
     assert "max-num-seqs: 32 # default" in text
+    assert "sparse-attention: dense # default" in text
     status, _, text = worker.get("/nothing")
     assert status == 404 and "/metrics" in text
 

@@ -43,7 +43,7 @@ def test_ready_within_two_seconds(worker):
     assert worker.ready_s < READY_LIMIT_S
     log = worker.log()
     assert "configuration in force" in log and "ready in" in log
-    assert "memory: kv pool" in log and f"listening: grpc={worker.address}" in log
+    assert "memory: kv slots" in log and "memory: kv blocks" in log and f"listening: grpc={worker.address}" in log
 
 
 def test_describe(worker):
@@ -56,7 +56,10 @@ def test_describe(worker):
     assert struct.pack("<III", 30, 3, 64) in answer.model.kv_layout
     assert answer.role == "unified" and answer.algorithm == "dense"
     assert answer.capacity.sequences_max == 32 and answer.capacity.queue_max == 256
+    assert answer.min_context == 4096 and answer.budget_tokens == 0
     assert answer.capacity.kv_tokens >= 2048
+    assert answer.capacity.kv_device_bytes == 256 << 20  # as spin_grpc.py asks
+    assert answer.capacity.kv_host_bytes >= answer.capacity.kv_tokens * 2 * 30 * 3 * 64 * 2
     assert not answer.draining
 
 
@@ -140,7 +143,8 @@ def test_logprobs(worker):
     (MESSAGES["GenerateRequest"](prompt_tokens=[1], sampling={"max_tokens": 1},
                                  prefill_peer={"id": "p"}), "UNIMPLEMENTED", "prefill_peer"),
     (MESSAGES["GenerateRequest"](prompt_tokens=[1], sampling={"max_tokens": 1},
-                                 algorithm={"name": "shadowkv"}), "UNIMPLEMENTED", "shadowkv"),
+                                 algorithm={"name": "shadowkv"}), "FAILED_PRECONDITION",
+     '"shadowkv" with budget_tokens 0, min_context 0, page_tokens 0; this worker runs "dense"'),
     (MESSAGES["GenerateRequest"](prompt_tokens=[1], sampling={"max_tokens": 1}, salt=b"short"),
      "INVALID_ARGUMENT", "salt: 5 bytes"),
     (MESSAGES["GenerateRequest"](request_id="x" * 64, prompt_tokens=[1]), "INVALID_ARGUMENT",

@@ -1,0 +1,254 @@
+/* The slabs of one sequence: what its rows or its arena are made of. All rows of a layer have the
+ * same number. An arena lies in the slab lists of layer 0, whose count stays 0: operations that
+ * walk tables see a sequence without rows. */
+#include "kvstore/manager/kv_internal.h"
+
+#include <string.h>
+
+static uint32_t *slab_list_of(const struct spin_kv *kv, uint32_t seq, uint32_t layer, uint32_t head)
+{
+    return kv->slab_list + spin_kv_table_row(&kv->view, seq, layer, head) * kv->view.slabs_max;
+}
+
+/* Slabs [begin, end) of each row of a layer, from the free ones. */
+static void take(struct spin_kv *kv, uint32_t seq, uint32_t layer, struct spin_kv_range slabs)
+{
+    const uint32_t heads = kv->config.layout.kv_heads;
+    SPIN_ASSERT_LE(slabs.first + slabs.count, kv->view.slabs_max);
+    SPIN_ASSERT_LE((uint64_t)slabs.count * heads, kv->slabs_free);
+    for (uint32_t head = 0; head < heads; head++) {
+        uint32_t *list = slab_list_of(kv, seq, layer, head) + slabs.first;
+        for (uint32_t i = 0; i < slabs.count; i++) {
+            list[i] = kv->free_slabs[--kv->slabs_free];
+            SPIN_ASSERT_EQ(kv->slab_owner[list[i]], SPIN_KV_NOBODY);
+            kv->slab_owner[list[i]] = seq;
+        }
+    }
+    kv->sequences[seq].slabs += slabs.count * heads;
+}
+
+static void give_slab(struct spin_kv *kv, uint32_t seq, uint32_t slab)
+{
+    SPIN_ASSERT_LT(slab, kv->slabs);
+    SPIN_ASSERT_EQ(kv->slab_owner[slab], seq);
+    SPIN_ASSERT_LT(kv->slabs_free, kv->slabs);
+    kv->slab_owner[slab] = SPIN_KV_NOBODY;
+    kv->free_slabs[kv->slabs_free++] = slab;
+    if (kv->poison) {
+        const uint64_t bytes = SPIN_SLAB_SLOTS * kv->page_bytes;
+        memset(kv->view.pool + slab * bytes, 0xFF, bytes); /* BF16 NaN */
+    }
+}
+
+static void give(struct spin_kv *kv, uint32_t seq, uint32_t layer, struct spin_kv_range slabs)
+{
+    const uint32_t heads = kv->config.layout.kv_heads;
+    for (uint32_t head = 0; head < heads; head++) {
+        const uint32_t *list = slab_list_of(kv, seq, layer, head) + slabs.first;
+        for (uint32_t i = 0; i < slabs.count; i++) {
+            give_slab(kv, seq, list[i]);
+        }
+    }
+    SPIN_ASSERT_GE(kv->sequences[seq].slabs, slabs.count * heads);
+    kv->sequences[seq].slabs -= slabs.count * heads;
+}
+
+static struct spin_kv_range range(uint32_t begin, uint32_t end)
+{
+    return (struct spin_kv_range){.first = begin, .count = end - begin, .entry = 0};
+}
+
+uint32_t spin_kv_level_row(const struct spin_kv *kv, uint32_t seq, uint32_t layer,
+                           enum spin_kv_level level)
+{
+    const uint32_t tokens = kv->sequences[seq].planned;
+    switch (level) {
+    case SPIN_KV_LEVEL_NONE:
+        return 0;
+    case SPIN_KV_MANDATORY:
+        return spin_kv_mandatory_row(&kv->budget, layer, tokens);
+    case SPIN_KV_FLOOR:
+        return spin_kv_floor_row(&kv->budget, layer, tokens);
+    case SPIN_KV_TARGET:
+        return spin_kv_target_row(
+            &kv->budget, layer, tokens,
+            kv->working_set[(uint64_t)seq * kv->config.layout.layers + layer]);
+    case SPIN_KV_FULL:
+        return spin_kv_full_row(&kv->budget, tokens);
+    }
+    SPIN_ASSERT(false);
+    return 0;
+}
+
+/* --- grants --- */
+
+void spin_kv_grow_resident(struct spin_kv *kv, uint32_t seq, uint32_t tokens)
+{
+    SPIN_ASSERT(spin_kv_is_resident_now(kv, seq));
+    const uint32_t slabs = spin_kv_full_row(&kv->budget, tokens);
+    for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
+        uint32_t *count = spin_kv_count_of(kv, seq, layer);
+        if (*count < slabs) {
+            take(kv, seq, layer, range(*count, slabs));
+            *count = slabs;
+        }
+    }
+}
+
+void spin_kv_grant_resident(struct spin_kv *kv, uint32_t seq, uint32_t tokens)
+{
+    SPIN_ASSERT_EQ(kv->sequences[seq].slabs, 0);
+    kv->residency[seq] = SPIN_KV_RESIDENT;
+    spin_kv_grow_resident(kv, seq, tokens);
+}
+
+void spin_kv_grant_arena(struct spin_kv *kv, uint32_t seq, uint32_t tokens)
+{
+    struct spin_kv_sequence *sequence = &kv->sequences[seq];
+    SPIN_ASSERT_EQ(sequence->slabs, 0);
+    kv->residency[seq] = SPIN_KV_BUFFERED;
+    sequence->arena_row = spin_kv_full_row(&kv->budget, tokens);
+    sequence->arena_layer = SPIN_KV_LAYER_NONE;
+    take(kv, seq, 0, range(0, sequence->arena_row));
+}
+
+/* The tables of a layer follow its slabs, which are in place. */
+static spin_status resize(struct spin_kv *kv, uint32_t seq, uint32_t layer, uint32_t before,
+                          uint32_t after)
+{
+    const struct spin_kv_resize_args args = {
+        .view = &kv->view,
+        .sequence = seq,
+        .layer = layer,
+        .step = kv->sequences[seq].steps,
+        .before = before * SPIN_SLAB_SLOTS,
+        .after = after * SPIN_SLAB_SLOTS,
+    };
+    return kv->config.ops->kv_resize[kv->config.replacement](&args, kv->stream);
+}
+
+spin_status spin_kv_grow_rows(struct spin_kv *kv, uint32_t seq, enum spin_kv_level level)
+{
+    SPIN_ASSERT(!spin_kv_is_resident_now(kv, seq));
+    SPIN_ASSERT_EQ(kv->sequences[seq].arena_row, 0);
+    for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
+        uint32_t *count = spin_kv_count_of(kv, seq, layer);
+        const uint32_t before = *count;
+        const uint32_t wanted = spin_kv_level_row(kv, seq, layer, level);
+        if (wanted <= before) {
+            continue;
+        }
+        const uint32_t free = kv->slabs_free / kv->config.layout.kv_heads;
+        const uint32_t after = before + SPIN_MIN(wanted - before, free);
+        if (after > before) {
+            take(kv, seq, layer, range(before, after));
+            *count = after;
+            SPIN_TRY(resize(kv, seq, layer, before, after));
+        }
+    }
+    return SPIN_OK;
+}
+
+/* --- giving back --- */
+
+/* RESIDENT to BUFFERED, one layer: the newest pages stay, in the slabs that they are in. */
+static spin_status demote_layer(struct spin_kv *kv, uint32_t seq, uint32_t layer, uint32_t wanted)
+{
+    struct spin_kv_sequence *sequence = &kv->sequences[seq];
+    uint32_t *count = spin_kv_count_of(kv, seq, layer);
+    const uint32_t pages = spin_kv_pages_of(kv, sequence->tokens);
+    const uint32_t used = (pages + SPIN_SLAB_SLOTS - 1) / SPIN_SLAB_SLOTS;
+    const uint32_t after = SPIN_MIN(wanted, *count);
+    const uint32_t first = used > after ? used - after : 0; /* slab */
+    SPIN_ASSERT_GE(after, 1);
+    SPIN_ASSERT_LE(used, *count);
+    give(kv, seq, layer, range(0, first));
+    give(kv, seq, layer, range(first + after, *count));
+    for (uint32_t head = 0; first > 0 && head < kv->config.layout.kv_heads; head++) {
+        uint32_t *list = slab_list_of(kv, seq, layer, head);
+        memmove(list, list + first, after * sizeof *list);
+    }
+    *count = after;
+    kv->stats.pages_dropped += (uint64_t)first * SPIN_SLAB_SLOTS * kv->config.layout.kv_heads;
+    const struct spin_kv_resize_args args = {
+        .view = &kv->view,
+        .sequence = seq,
+        .layer = layer,
+        .step = sequence->steps,
+        .before = 0,
+        .after = after * SPIN_SLAB_SLOTS,
+        .first_page = first * SPIN_SLAB_SLOTS,
+        .held = pages - first * SPIN_SLAB_SLOTS,
+    };
+    return kv->config.ops->kv_resize[kv->config.replacement](&args, kv->stream);
+}
+
+static spin_status demote(struct spin_kv *kv, uint32_t seq, enum spin_kv_level level)
+{
+    struct spin_kv_sequence *sequence = &kv->sequences[seq];
+    for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
+        SPIN_TRY(demote_layer(kv, seq, layer, spin_kv_level_row(kv, seq, layer, level)));
+    }
+    kv->residency[seq] = SPIN_KV_BUFFERED;
+    sequence->steps_buffered = 0;
+    kv->stats.demotions++;
+    return SPIN_OK;
+}
+
+/* In the middle of a prompt: all that was written is on the host, so the rows of layer 0 stay as
+ * the arena and the others go. */
+static void demote_to_arena(struct spin_kv *kv, uint32_t seq)
+{
+    struct spin_kv_sequence *sequence = &kv->sequences[seq];
+    sequence->arena_row = *spin_kv_count_of(kv, seq, 0);
+    sequence->arena_layer = 0;
+    sequence->arena_tokens = *spin_kv_layer_tokens_of(kv, seq, 0);
+    *spin_kv_count_of(kv, seq, 0) = 0;
+    for (uint32_t layer = 1; layer < kv->config.layout.layers; layer++) {
+        uint32_t *count = spin_kv_count_of(kv, seq, layer);
+        give(kv, seq, layer, range(0, *count));
+        *count = 0;
+    }
+    kv->residency[seq] = SPIN_KV_BUFFERED;
+    kv->stats.demotions++;
+}
+
+spin_status spin_kv_shrink(struct spin_kv *kv, uint32_t seq, enum spin_kv_level level,
+                           uint32_t wanted)
+{
+    struct spin_kv_sequence *sequence = &kv->sequences[seq];
+    if (spin_kv_is_resident_now(kv, seq)) {
+        if (sequence->phase == SPIN_KV_PREFILL) {
+            demote_to_arena(kv, seq);
+            return SPIN_OK;
+        }
+        return demote(kv, seq, level);
+    }
+    SPIN_ASSERT_EQ(sequence->arena_row, 0);
+    SPIN_TRY(spin_kv_write_open_page(kv, seq)); /* its slot may be among those that go */
+    for (uint32_t layer = 0; layer < kv->config.layout.layers && kv->slabs_free < wanted; layer++) {
+        uint32_t *count = spin_kv_count_of(kv, seq, layer);
+        const uint32_t after = spin_kv_level_row(kv, seq, layer, level);
+        if (after < *count) {
+            SPIN_TRY(resize(kv, seq, layer, *count, after));
+            give(kv, seq, layer, range(after, *count));
+            *count = after;
+        }
+    }
+    return SPIN_OK;
+}
+
+void spin_kv_release_slabs(struct spin_kv *kv, uint32_t seq)
+{
+    struct spin_kv_sequence *sequence = &kv->sequences[seq];
+    give(kv, seq, 0, range(0, sequence->arena_row));
+    sequence->arena_row = 0;
+    sequence->arena_layer = SPIN_KV_LAYER_NONE;
+    for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
+        uint32_t *count = spin_kv_count_of(kv, seq, layer);
+        give(kv, seq, layer, range(0, *count));
+        *count = 0;
+    }
+    SPIN_ASSERT_EQ(sequence->slabs, 0);
+    kv->residency[seq] = SPIN_KV_BUFFERED;
+}

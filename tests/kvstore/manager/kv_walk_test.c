@@ -1,0 +1,207 @@
+/* Method: the world walks at random: sequences open, prefill in units, decode in any company, are
+ * suspended, come back, close, in pools from ample to the smallest that create takes. Every list is
+ * compared with the shadow, and all invariants are asserted on the way. AGAIN must not come while
+ * the scheduler's claims fit. */
+#include "tests/kvstore/manager/kv_world.h"
+
+#ifdef SPIN_DEBUG /* a sanitizer build: several times slower */
+#define CALLS_ALL 150000u
+#define CHECK_EVERY 4u
+#else
+#define CALLS_ALL 1000000u
+#define CHECK_EVERY 64u
+#endif
+
+struct walk {
+    const char *name;
+    uint32_t slabs;
+    uint32_t blocks;
+    uint32_t page_tokens;
+    uint32_t partition_tokens;
+    uint32_t dense_below;
+    uint32_t bucket_shift;
+    bool buffered;
+    bool reference;
+    bool dense_layer; /* layer 1 attends to everything */
+};
+
+static const struct walk walks[] = {
+    {.name = "ample", .slabs = 200, .blocks = 40, .page_tokens = 8, .partition_tokens = 16},
+    {.name = "half", .slabs = 50, .blocks = 25, .page_tokens = 8, .partition_tokens = 16},
+    {.name = "small", .slabs = 20, .blocks = 12, .page_tokens = 8, .partition_tokens = 8},
+    {.name = "least", .page_tokens = 8, .partition_tokens = 32},
+    {.name = "late sparse",
+     .slabs = 40,
+     .blocks = 15,
+     .page_tokens = 8,
+     .partition_tokens = 16,
+     .dense_below = 200,
+     .bucket_shift = 1},
+    {.name = "dense",
+     .slabs = 50,
+     .blocks = 20,
+     .page_tokens = 8,
+     .partition_tokens = 8,
+     .dense_below = UINT32_MAX},
+    {.name = "dense layer", .page_tokens = 8, .partition_tokens = 16, .dense_layer = true},
+    {.name = "long pages", .slabs = 30, .blocks = 15, .page_tokens = 32, .partition_tokens = 32},
+    {.name = "buffered",
+     .slabs = 60,
+     .blocks = 30,
+     .page_tokens = 8,
+     .partition_tokens = 16,
+     .buffered = true},
+    {.name = "reference",
+     .slabs = 24,
+     .blocks = 12,
+     .page_tokens = 8,
+     .partition_tokens = 16,
+     .reference = true},
+};
+
+static uint32_t draw(struct world *world, uint32_t bound)
+{
+    return spin_rng_below(&world->rng, bound);
+}
+
+/* The youngest gives way; here, any other. Nobody is left without a way out. */
+static void make_way(struct world *world, const struct world_seq *spared)
+{
+    struct world_seq *victims[WORLD_SEQUENCES];
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < WORLD_SEQUENCES; i++) {
+        if (world->seqs[i].open && &world->seqs[i] != spared) {
+            victims[count++] = &world->seqs[i];
+        }
+    }
+    assert_int_not_equal(count, 0); /* one alone always fits */
+    struct world_seq *victim = victims[draw(world, count)];
+    if (victim->active && draw(world, 2) == 0) {
+        spin_world_suspend(world, victim);
+    } else {
+        spin_world_close(world, victim);
+    }
+}
+
+/* A step of some of those that decode. */
+static void walk_step(struct world *world)
+{
+    struct world_seq *seqs[WORLD_SEQUENCES];
+    uint32_t count = 0;
+    const uint32_t start = draw(world, WORLD_SEQUENCES);
+    const uint32_t wanted = 1 + draw(world, WORLD_SEQUENCES);
+    for (uint32_t i = 0; i < WORLD_SEQUENCES && count < wanted; i++) {
+        struct world_seq *seq = &world->seqs[(start + i) % WORLD_SEQUENCES];
+        if (!seq->active || !seq->decoding) {
+            continue;
+        }
+        if (seq->tokens == world->options.tokens_max) {
+            spin_world_close(world, seq);
+        } else if (spin_kv_reserve(world->kv, seq->id, seq->tokens + 1) == SPIN_OK) {
+            seq->reserved = SPIN_MAX(seq->reserved, seq->tokens + 1);
+            seqs[count++] = seq;
+        }
+        world->calls++;
+    }
+    if (count > 0 && !spin_world_step(world, seqs, count)) {
+        make_way(world, NULL);
+    }
+}
+
+static void walk_once(struct world *world)
+{
+    struct world_seq *seq = &world->seqs[draw(world, WORLD_SEQUENCES)];
+    const uint32_t dice = draw(world, 100);
+    if (!seq->open) {
+        (void)spin_world_open(world, (uint32_t)(seq - world->seqs),
+                              1 + draw(world, world->options.tokens_max));
+    } else if (!seq->active) {
+        if (!spin_world_activate(world, seq)) {
+            make_way(world, seq);
+        }
+    } else if (dice < 1) {
+        spin_world_close(world, seq);
+    } else if (dice < 4) {
+        spin_world_suspend(world, seq);
+        seq->next = seq->super_begin;
+    } else if (!seq->decoding) {
+        spin_world_unit(world, seq, 1 + draw(world, 128));
+    } else {
+        walk_step(world);
+    }
+}
+
+/* Returns what the manager counted. */
+static struct spin_kv_stats walk(const struct walk *walk, enum spin_kv_replacement replacement,
+                                 uint64_t calls)
+{
+    struct world_options options = spin_world_options_default();
+    struct world world;
+    options.ops = walk->reference ? &spin_ops_ref : options.ops;
+    options.page_tokens = walk->page_tokens;
+    options.partition_tokens = walk->partition_tokens;
+    options.slabs = walk->slabs;
+    options.blocks = walk->blocks;
+    options.replacement = replacement;
+    options.bucket_shift = walk->bucket_shift;
+    options.buffered = walk->buffered;
+    options.demand.dense_below = walk->dense_below;
+    options.demand.pages[1] = walk->dense_layer ? UINT32_MAX : options.demand.pages[1];
+    spin_world_set_up(&world, &options);
+    for (uint64_t i = 0; world.calls < calls; i++) {
+        walk_once(&world);
+        if (i % CHECK_EVERY == 0) {
+            spin_kv_check(world.kv);
+        }
+    }
+    const struct spin_kv_stats stats = spin_world_stats(&world);
+    print_message("%s, policy %d: %lu calls, %lu pages compared, retrieved %lu, evictions %lu, "
+                  "dropped %lu, demotions %lu, suspensions %lu\n",
+                  walk->name, (int)replacement, (unsigned long)world.calls,
+                  (unsigned long)world.pages_compared, (unsigned long)stats.pages_retrieved,
+                  (unsigned long)stats.evictions, (unsigned long)stats.pages_dropped,
+                  (unsigned long)stats.demotions, (unsigned long)stats.suspensions);
+    spin_world_tear_down(&world);
+    return stats;
+}
+
+static void walk_all(enum spin_kv_replacement replacement)
+{
+    struct spin_kv_stats sum = {0};
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(walks); i++) {
+        const struct spin_kv_stats stats =
+            walk(&walks[i], replacement, CALLS_ALL / 2 / SPIN_ARRAY_COUNT(walks) + 1);
+        sum.pages_retrieved += stats.pages_retrieved;
+        sum.evictions += stats.evictions;
+        sum.pages_dropped += stats.pages_dropped;
+        sum.demotions += stats.demotions;
+        sum.suspensions += stats.suspensions;
+    }
+    /* Every path was taken. */
+    assert_true(sum.pages_retrieved > 0);
+    assert_true(sum.evictions > 0);
+    assert_true(sum.pages_dropped > 0);
+    assert_true(sum.demotions > 0);
+    assert_true(sum.suspensions > 0);
+}
+
+static void test_walk_slot_lru(void **state)
+{
+    (void)state;
+    walk_all(SPIN_KV_SLOT_LRU);
+}
+
+static void test_walk_bucketed(void **state)
+{
+    (void)state;
+    walk_all(SPIN_KV_BUCKETED);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_walk_slot_lru),
+        cmocka_unit_test(test_walk_bucketed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

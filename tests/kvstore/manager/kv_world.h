@@ -1,0 +1,100 @@
+/* kv_world: a KV manager under test, and a naive shadow of all K and V that went into it.
+ *
+ * Why        Whatever the manager does with slabs, blocks and tables, the lists it hands out must
+ *            lead to the very bytes that were appended. The world plays the engine: it appends
+ *            random K and V with the backend's own kv_append, selects random pages, and compares
+ *            every byte that a list names with the shadow.
+ * Ownership  The world owns the stream, the manager and the shadow. All memory comes from set_up.
+ * Threading  The test's thread.
+ * Units      Tokens, pages, partitions; calls: of the manager's functions. */
+#pragma once
+
+#include "base/rng.h"
+#include "kvstore/manager/kv.h"
+#include "tests/spin_test.h"
+
+SPIN_BEGIN_DECLS
+
+#define WORLD_LAYERS 2u
+#define WORLD_HEADS 2u
+#define WORLD_SEQUENCES 6u
+
+/* A demand like an algorithm's: everything below `dense_below` tokens, then so many pages. */
+struct world_demand {
+    uint32_t page_tokens;
+    uint32_t dense_below;
+    uint32_t pages[WORLD_LAYERS];
+};
+uint32_t spin_world_mandatory(const void *context, uint32_t layer, uint32_t tokens);
+
+struct world_options {
+    const struct spin_ops *ops;
+    uint32_t page_tokens;
+    uint32_t partition_tokens;
+    uint32_t head_dim;
+    uint32_t tokens_max;
+    uint32_t slabs;  /* 0: as few as create takes */
+    uint32_t blocks; /* 0: as few as create takes */
+    enum spin_kv_replacement replacement;
+    uint32_t bucket_shift;
+    bool buffered;
+    struct world_demand demand;
+};
+/* 8-token pages, partitions of two, 16 dimensions, 640 tokens, ample pools. */
+struct world_options spin_world_options_default(void);
+
+/* A sequence as the engine knows it. */
+struct world_seq {
+    bool open;
+    bool active;
+    bool decoding; /* its prompt is through */
+    spin_kv_seq id;
+    uint32_t reserved; /* tokens */
+    uint32_t prompt;
+    uint32_t tokens; /* whose KV is complete in all layers */
+    /* Cursor of the prompt: super-chunk [super_begin, super_end), layer, next token. */
+    uint32_t super_begin;
+    uint32_t layer;
+    uint32_t next;
+    uint32_t indexed[WORLD_LAYERS]; /* pages */
+};
+
+struct world {
+    struct world_options options;
+    struct world_demand demand; /* what the manager's configuration points to */
+    struct spin_kv_config config;
+    struct spin_stream *stream;
+    struct spin_kv *kv;
+    struct spin_rng rng;
+    struct world_seq seqs[WORLD_SEQUENCES];
+    uint8_t *shadow; /* [sequence][layer][head][tokens_max] in tiles */
+    float *k;        /* [tokens_max][heads * head_dim] */
+    float *v;
+    uint64_t calls;
+    uint64_t pages_compared;
+    uint64_t pages_read_back; /* by arenas, as the test counts them */
+    bool keep_selection;      /* a step selects the oldest pages, always the same */
+};
+
+void spin_world_set_up(struct world *world, const struct world_options *options);
+/* Closes what is open; every slab and block must be back. */
+void spin_world_tear_down(struct world *world);
+
+struct world_seq *spin_world_open(struct world *world, uint32_t index, uint32_t prompt);
+/* Reserve and activate. False: no room; asserted that the claims allow that. */
+bool spin_world_activate(struct world *world, struct world_seq *seq);
+/* One unit of a prompt, at most `tokens` of it. */
+void spin_world_unit(struct world *world, struct world_seq *seq, uint32_t tokens);
+void spin_world_prefill(struct world *world, struct world_seq *seq);
+/* One step of the sequences named; false as for spin_world_activate. They are reserved before. */
+bool spin_world_step(struct world *world, struct world_seq *const *seqs, uint32_t count);
+/* Reserves, steps, expects success; so many times. */
+void spin_world_decode(struct world *world, struct world_seq *seq, uint32_t steps);
+void spin_world_suspend(struct world *world, struct world_seq *seq);
+void spin_world_close(struct world *world, struct world_seq *seq);
+
+struct spin_kv_stats spin_world_stats(const struct world *world);
+struct spin_kv_seq_stats spin_world_seq_stats(const struct world *world,
+                                              const struct world_seq *seq);
+
+SPIN_END_DECLS
