@@ -11,11 +11,11 @@ struct probe_item {
 };
 
 static const struct probe_item items[] = {
-    {"gather", spin_probe_gather},       {"overlap", spin_probe_overlap},
-    {"pages", spin_probe_pages},         {"select", spin_probe_select},
-    {"attention", spin_probe_attention}, {"gemm", spin_probe_gemm},
-    {"graph", spin_probe_graph},         {"sdpa", spin_probe_sdpa},
-    {"pinning", spin_probe_pinning},
+    {"gather", spin_probe_gather},   {"overlap", spin_probe_overlap},
+    {"pages", spin_probe_pages},     {"select", spin_probe_select},
+    {"resolve", spin_probe_resolve}, {"attention", spin_probe_attention},
+    {"gemm", spin_probe_gemm},       {"graph", spin_probe_graph},
+    {"sdpa", spin_probe_sdpa},       {"pinning", spin_probe_pinning},
 };
 
 static void run_item(const struct probe_item *item)

@@ -26,6 +26,7 @@ void spin_probe_gather(void);
 void spin_probe_overlap(void);
 void spin_probe_pages(void);
 void spin_probe_select(void);
+void spin_probe_resolve(void);
 void spin_probe_attention(void);
 void spin_probe_gemm(void);
 void spin_probe_graph(void);
