@@ -21,14 +21,21 @@ SPIN_BEGIN_DECLS
 struct spin_kv_row {
     const struct spin_kv_view *view;
     uint64_t number; /* of the table row */
+    uint32_t head;
     uint32_t slots;
+    const uint32_t *slab_groups; /* of its layer */
     struct spin_kv_counters *counters;
 };
 
 static inline struct spin_kv_row spin_kv_row_at(const struct spin_kv_view *view, uint64_t number,
                                                 uint32_t slots)
 {
-    const struct spin_kv_row row = {view, number, slots, view->counters + number};
+    const struct spin_kv_row row = {view,
+                                    number,
+                                    (uint32_t)(number % view->layout.kv_heads),
+                                    slots,
+                                    spin_kv_slab_groups(view, number),
+                                    view->counters + number};
     return row;
 }
 
@@ -47,7 +54,7 @@ static inline uint16_t *spin_kv_row_leaf_free(const struct spin_kv_row *row)
 /* Pool slot of slot `slot`; also where its stamp, its page and its leaf are. */
 static inline uint32_t spin_kv_row_place(const struct spin_kv_row *row, uint32_t slot)
 {
-    return spin_kv_pool_slot(row->view, row->number, slot);
+    return spin_kv_group_slot(row->view, row->slab_groups, row->head, slot);
 }
 
 static inline uint8_t *spin_kv_row_stamp(const struct spin_kv_row *row, uint32_t slot)

@@ -4,10 +4,11 @@
  *            where a page lies are arrays that a kernel reads and writes, and every change to them
  *            is an operation with a reference twin.
  * Words      page: P tokens of one (layer, kv head), number p of its sequence counts from 0. slot:
- *            a page's place in HBM; slab: SPIN_SLAB_SLOTS neighbouring slots of one row. frame: a
- *            page's place in host memory. partition: what an algorithm selects, one or more pages.
- *            table row: (sequence, layer, kv head), number (sequence * layers + layer) * kv_heads +
- *            head; slot s of a row is pool slot slab_list[s / 16] * 16 + s % 16.
+ *            a page's place in HBM; slab: SPIN_SLAB_SLOTS neighbouring slots of one row; slab
+ *            group: kv_heads neighbouring slabs, one for each row of a layer, granted together.
+ *            frame: a page's place in host memory. partition: what an algorithm selects, one page
+ *            or more. table row: (sequence, layer, kv head), number (sequence * layers + layer) *
+ *            kv_heads + head; its slot s is slot s % 16 of slab `head` of group slab_list[s / 16].
  * Tables     GPU meta-partition table (directory) and GPU page table (leaves): `bucketed` only.
  *            CPU page table: blocks[]; a page's frame is arithmetic inside its block. The CPU
  *            partition-offset table is arithmetic, too, as long as partitions have one size.
@@ -54,7 +55,7 @@ struct spin_kv_view {
     uint32_t page_tokens;      /* P: 8 or 32 */
     uint32_t partition_tokens; /* a multiple of P that divides SPIN_BLOCK_TOKENS */
     uint32_t summary_bytes;    /* of a partition and row; 0: none */
-    uint32_t slabs_max;        /* of a row */
+    uint32_t slabs_max;        /* of a row; groups of a layer */
     uint32_t directory_max;    /* of a row: leaves that cover the longest sequence */
     uint32_t blocks_max;       /* of a sequence */
     uint32_t bucket_shift;     /* bucketed: a bucket is 1 << bucket_shift steps */
@@ -65,8 +66,8 @@ struct spin_kv_view {
 
     /* Written by the host, read by operations. */
     const uint8_t *residency;   /* [sequences] enum spin_kv_residency */
-    const uint32_t *slab_list;  /* [table rows][slabs_max] */
-    const uint32_t *slab_count; /* [sequences][layers]: of each of the layer's rows */
+    const uint32_t *slab_list;  /* [sequences][layers][slabs_max]: slab groups */
+    const uint32_t *slab_count; /* [sequences][layers]: groups; slabs of each row */
     const uint32_t *blocks;     /* host: [sequences][blocks_max] */
 
     /* Written by kv_resolve and kv_resize alone. */
@@ -127,12 +128,27 @@ static inline uint64_t spin_kv_table_row(const struct spin_kv_view *view, uint32
     return ((uint64_t)sequence * view->layout.layers + layer) * view->layout.kv_heads + head;
 }
 
+/* The slab groups of the layer that a table row belongs to. */
+static inline const uint32_t *spin_kv_slab_groups(const struct spin_kv_view *view,
+                                                  uint64_t table_row)
+{
+    return view->slab_list + table_row / view->layout.kv_heads * view->slabs_max;
+}
+
+/* Pool slot of slot s of the row of `head` whose layer has these groups. */
+static inline uint32_t spin_kv_group_slot(const struct spin_kv_view *view, const uint32_t *groups,
+                                          uint32_t head, uint32_t slot)
+{
+    return (groups[slot / SPIN_SLAB_SLOTS] * view->layout.kv_heads + head) * SPIN_SLAB_SLOTS +
+           slot % SPIN_SLAB_SLOTS;
+}
+
 /* Pool slot of slot s of a table row. */
 static inline uint32_t spin_kv_pool_slot(const struct spin_kv_view *view, uint64_t table_row,
                                          uint32_t slot)
 {
-    return view->slab_list[table_row * view->slabs_max + slot / SPIN_SLAB_SLOTS] * SPIN_SLAB_SLOTS +
-           slot % SPIN_SLAB_SLOTS;
+    return spin_kv_group_slot(view, spin_kv_slab_groups(view, table_row),
+                              (uint32_t)(table_row % view->layout.kv_heads), slot);
 }
 
 static inline uint8_t *spin_kv_slot_bytes(const struct spin_kv_view *view, uint32_t pool_slot)

@@ -85,7 +85,7 @@ uint64_t spin_accounting_tables(const struct spin_kv_table_bytes *bytes)
 
 uint64_t spin_accounting_granted(const struct spin_accounting_case *shape)
 {
-    return shape->batch * target_slabs(shape) * sizeof(uint32_t);
+    return shape->batch * target_slabs(shape) / shape->layout.kv_heads * sizeof(uint32_t);
 }
 
 double spin_accounting_leaves(const struct spin_accounting_case *shape, uint32_t leaf_pages,

@@ -43,7 +43,7 @@ double spin_accounting_slots(const struct spin_accounting_case *shape);
 /* HBM bytes that say where pages are: directory, page table, stamps, slab lists. A pass's lists are
  * workspace, summaries belong to the algorithm. */
 uint64_t spin_accounting_tables(const struct spin_kv_table_bytes *bytes);
-/* Entries of slab_list that name a slab, in bytes: the rest has room for resident sequences. */
+/* Entries of slab_list that name a slab group, in bytes: the rest has room for resident ones. */
 uint64_t spin_accounting_granted(const struct spin_accounting_case *shape);
 
 /* Directory and leaves of `leaf_pages` pages when `used` of the leaves that cover the contexts hold

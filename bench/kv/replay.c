@@ -93,13 +93,14 @@ static spin_status allocate(struct replay *replay, struct spin_error *err)
     struct arrays *a = &replay->arrays;
     const struct spin_kv_view *view = &replay->view;
     const uint64_t documents = replay->trace->shape.documents;
+    const uint64_t layers = documents * view->layout.layers;
     const uint64_t rows = documents * spin_kv_rows(view);
     const uint64_t slots = rows * view->slabs_max * SPIN_SLAB_SLOTS;
     const uint64_t batch_rows = documents * view->layout.kv_heads;
     bool failed = false;
     a->residency = take(documents, sizeof *a->residency, &failed);
-    a->slab_list = take(rows * view->slabs_max, sizeof *a->slab_list, &failed);
-    a->slab_count = take(documents * view->layout.layers, sizeof *a->slab_count, &failed);
+    a->slab_list = take(layers * view->slabs_max, sizeof *a->slab_list, &failed);
+    a->slab_count = take(layers, sizeof *a->slab_count, &failed);
     a->slot_page = take(slots, sizeof *a->slot_page, &failed);
     a->stamp = take(slots, sizeof *a->stamp, &failed);
     a->leaf = take(slots * SPIN_LEAF_PAGES, sizeof *a->leaf, &failed);
@@ -129,8 +130,8 @@ static spin_status grant(struct replay *replay)
     const struct spin_replay_config *config = replay->config;
     struct arrays *a = &replay->arrays;
     struct spin_kv_view *view = &replay->view;
-    const uint64_t rows = (uint64_t)replay->trace->shape.documents * spin_kv_rows(view);
-    for (uint64_t i = 0; i < rows * view->slabs_max; i++) {
+    const uint64_t layers = (uint64_t)replay->trace->shape.documents * view->layout.layers;
+    for (uint64_t i = 0; i < layers * view->slabs_max; i++) {
         a->slab_list[i] = (uint32_t)i;
     }
     view->residency = a->residency;

@@ -53,6 +53,12 @@ uint64_t spin_kv_slab_bytes(const struct spin_kv_config *config)
     return SPIN_SLAB_SLOTS * spin_page_bytes(&config->layout, config->page_tokens);
 }
 
+uint64_t spin_kv_pool_slabs(const struct spin_kv_config *config)
+{
+    const uint64_t slabs = config->hbm_bytes / spin_kv_slab_bytes(config);
+    return slabs - slabs % config->layout.kv_heads;
+}
+
 /* Every length has its turn while a sequence grows, and a longer one may claim less than a shorter:
  * below some context an algorithm runs dense. */
 static spin_status check_pools(const struct spin_kv_config *config, struct spin_error *err)
@@ -101,7 +107,7 @@ static spin_status size_up(struct spin_kv *kv, struct spin_error *err)
         .blocks_max = spin_kv_blocks_for(config->tokens_max),
         .bucket_shift = config->bucket_shift,
     };
-    const uint64_t slabs = config->hbm_bytes / spin_kv_slab_bytes(config);
+    const uint64_t slabs = spin_kv_pool_slabs(config);
     const uint64_t blocks = config->host_bytes / kv->block_bytes;
     if (slabs > UINT32_MAX / SPIN_SLAB_SLOTS || blocks >= UINT32_MAX) {
         return spin_fail(err, SPIN_ERR_LIMIT,
@@ -153,11 +159,12 @@ static spin_status alloc_tables(struct spin_kv *kv, struct spin_error *err)
     struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
     struct spin_kv_view *view = &kv->view;
     const uint64_t sequences = kv->config.sequences_max;
+    const uint64_t layers = sequences * view->layout.layers;
     const uint64_t table_rows = sequences * kv->rows;
     const uint64_t slots = (uint64_t)kv->slabs * SPIN_SLAB_SLOTS;
     kv->residency = take_array(&taker, sequences, sizeof *kv->residency);
-    kv->slab_list = take_array(&taker, table_rows * view->slabs_max, sizeof *kv->slab_list);
-    kv->slab_count = take_array(&taker, sequences * view->layout.layers, sizeof *kv->slab_count);
+    kv->slab_list = take_array(&taker, layers * view->slabs_max, sizeof *kv->slab_list);
+    kv->slab_count = take_array(&taker, layers, sizeof *kv->slab_count);
     kv->block_list = take_array(&taker, sequences * view->blocks_max, sizeof *kv->block_list);
     view->stamp = take_array(&taker, slots, sizeof *view->stamp);
     view->counters = take_array(&taker, table_rows, sizeof *view->counters);
@@ -207,10 +214,11 @@ static spin_status alloc_control(struct spin_kv *kv, struct spin_error *err)
 {
     const uint32_t sequences = kv->config.sequences_max;
     const uint64_t layers = (uint64_t)sequences * kv->config.layout.layers;
+    const uint32_t groups = kv->slabs / kv->config.layout.kv_heads;
     kv->free_blocks = calloc(kv->blocks, sizeof *kv->free_blocks);
     kv->block_holder = calloc(kv->blocks, sizeof *kv->block_holder);
-    kv->free_slabs = calloc(kv->slabs, sizeof *kv->free_slabs);
-    kv->slab_owner = calloc(kv->slabs, sizeof *kv->slab_owner);
+    kv->free_groups = calloc(groups, sizeof *kv->free_groups);
+    kv->group_owner = calloc(groups, sizeof *kv->group_owner);
     kv->free_sequences = calloc(sequences, sizeof *kv->free_sequences);
     kv->sequences = calloc(sequences, sizeof *kv->sequences);
     kv->working_set = calloc(layers, sizeof *kv->working_set);
@@ -219,8 +227,8 @@ static spin_status alloc_control(struct spin_kv *kv, struct spin_error *err)
     kv->check_slots =
         calloc((uint64_t)kv->view.slabs_max * SPIN_SLAB_SLOTS, sizeof *kv->check_slots);
     kv->check_marks = calloc(SPIN_MAX(kv->slabs, kv->blocks), 1);
-    if (kv->free_blocks == NULL || kv->block_holder == NULL || kv->free_slabs == NULL ||
-        kv->slab_owner == NULL || kv->free_sequences == NULL || kv->sequences == NULL ||
+    if (kv->free_blocks == NULL || kv->block_holder == NULL || kv->free_groups == NULL ||
+        kv->group_owner == NULL || kv->free_sequences == NULL || kv->sequences == NULL ||
         kv->working_set == NULL || kv->layer_tokens == NULL || kv->check_pages == NULL ||
         kv->check_slots == NULL || kv->check_marks == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "KV manager: %u slabs, %u blocks, %u sequences",
@@ -230,9 +238,9 @@ static spin_status alloc_control(struct spin_kv *kv, struct spin_error *err)
         kv->free_blocks[i] = kv->blocks - 1 - i;
         kv->block_holder[i] = SPIN_KV_NOBODY;
     }
-    for (uint32_t i = 0; i < kv->slabs; i++) {
-        kv->free_slabs[i] = kv->slabs - 1 - i;
-        kv->slab_owner[i] = SPIN_KV_NOBODY;
+    for (uint32_t i = 0; i < groups; i++) {
+        kv->free_groups[i] = groups - 1 - i;
+        kv->group_owner[i] = SPIN_KV_NOBODY;
     }
     for (uint32_t i = 0; i < sequences; i++) {
         kv->free_sequences[i] = sequences - 1 - i;
@@ -295,8 +303,8 @@ void spin_kv_destroy(struct spin_kv *kv)
     free_device(kv);
     free(kv->free_blocks);
     free(kv->block_holder);
-    free(kv->free_slabs);
-    free(kv->slab_owner);
+    free(kv->free_groups);
+    free(kv->group_owner);
     free(kv->free_sequences);
     free(kv->sequences);
     free(kv->working_set);

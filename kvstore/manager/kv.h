@@ -122,6 +122,8 @@ SPIN_MUST_USE spin_status spin_kv_step_end(struct spin_kv *kv);
 
 uint32_t spin_kv_blocks_for(uint32_t tokens);
 uint64_t spin_kv_slab_bytes(const struct spin_kv_config *config);
+/* What hbm_bytes make: whole groups of kv_heads slabs. */
+uint64_t spin_kv_pool_slabs(const struct spin_kv_config *config);
 const struct spin_kv_budget *spin_kv_get_budget(const struct spin_kv *kv);
 
 /* Bytes of each table, by the tier that it lies in. Of a running manager: static parts (directory,
@@ -131,7 +133,7 @@ struct spin_kv_table_bytes {
     uint64_t directory;        /* HBM: GPU meta-partition table */
     uint64_t page_table;       /* HBM: GPU page table: leaves and their free lists, or slot_page */
     uint64_t stamps;           /* HBM */
-    uint64_t slab_lists;       /* HBM: what a row was granted */
+    uint64_t slab_lists;       /* HBM: what each layer was granted */
     uint64_t lists;            /* HBM: of a pass */
     uint64_t summaries;        /* HBM */
     uint64_t cpu_page_table;   /* host */

@@ -12,7 +12,7 @@ static void mark(const struct spin_kv *kv, uint32_t index)
     kv->check_marks[index] = 1;
 }
 
-static void check_slabs_of(const struct spin_kv *kv, uint32_t seq)
+static void check_groups_of(const struct spin_kv *kv, uint32_t seq)
 {
     const struct spin_kv_sequence *sequence = &kv->sequences[seq];
     const uint32_t heads = kv->config.layout.kv_heads;
@@ -21,14 +21,12 @@ static void check_slabs_of(const struct spin_kv *kv, uint32_t seq)
         const uint32_t count =
             *spin_kv_count_of(kv, seq, layer) + (layer == 0 ? sequence->arena_row : 0);
         SPIN_ASSERT_LE(count, kv->view.slabs_max);
-        for (uint32_t head = 0; head < heads; head++) {
-            const uint64_t row = spin_kv_table_row(&kv->view, seq, layer, head);
-            for (uint32_t i = 0; i < count; i++) {
-                const uint32_t slab = kv->slab_list[row * kv->view.slabs_max + i];
-                SPIN_ASSERT_LT(slab, kv->slabs);
-                SPIN_ASSERT_EQ(kv->slab_owner[slab], seq);
-                mark(kv, slab);
-            }
+        const uint64_t list = (uint64_t)seq * kv->config.layout.layers + layer;
+        for (uint32_t i = 0; i < count; i++) {
+            const uint32_t group = kv->slab_list[list * kv->view.slabs_max + i];
+            SPIN_ASSERT_LT(group, kv->slabs / heads);
+            SPIN_ASSERT_EQ(kv->group_owner[group], seq);
+            mark(kv, group);
         }
         slabs += count * heads;
     }
@@ -38,15 +36,17 @@ static void check_slabs_of(const struct spin_kv *kv, uint32_t seq)
 
 static void check_slabs(const struct spin_kv *kv)
 {
+    const uint32_t heads = kv->config.layout.kv_heads;
     uint32_t used = 0;
     memset(kv->check_marks, 0, SPIN_MAX(kv->slabs, kv->blocks));
-    for (uint32_t i = 0; i < kv->slabs_free; i++) {
-        SPIN_ASSERT_LT(kv->free_slabs[i], kv->slabs);
-        SPIN_ASSERT_EQ(kv->slab_owner[kv->free_slabs[i]], SPIN_KV_NOBODY);
-        mark(kv, kv->free_slabs[i]);
+    SPIN_ASSERT_EQ(kv->slabs_free % heads, 0);
+    for (uint32_t i = 0; i < kv->slabs_free / heads; i++) {
+        SPIN_ASSERT_LT(kv->free_groups[i], kv->slabs / heads);
+        SPIN_ASSERT_EQ(kv->group_owner[kv->free_groups[i]], SPIN_KV_NOBODY);
+        mark(kv, kv->free_groups[i]);
     }
     for (uint32_t seq = 0; seq < kv->config.sequences_max; seq++) {
-        check_slabs_of(kv, seq);
+        check_groups_of(kv, seq);
         used += kv->sequences[seq].slabs;
     }
     SPIN_ASSERT_EQ(kv->slabs_free + used, kv->slabs);

@@ -72,10 +72,10 @@ struct spin_kv {
     uint32_t *block_holder; /* [blocks]: sequence */
 
     /* HBM. */
-    uint32_t slabs;
+    uint32_t slabs; /* whole groups */
     uint32_t slabs_free;
-    uint32_t *free_slabs; /* [slabs], a stack */
-    uint32_t *slab_owner; /* [slabs]: sequence */
+    uint32_t *free_groups; /* [slabs / kv_heads], a stack */
+    uint32_t *group_owner; /* [slabs / kv_heads]: sequence */
 
     uint32_t sequences_open;
     uint32_t *free_sequences; /* [sequences_max], a stack */

@@ -1,56 +1,55 @@
-/* The slabs of one sequence: what its rows or its arena are made of. All rows of a layer have the
- * same number. An arena lies in the slab lists of layer 0, whose count stays 0: operations that
- * walk tables see a sequence without rows. */
+/* The slabs of one sequence: what its rows or its arena are made of. The rows of a layer get theirs
+ * together, a group at a time. An arena lies in the slab list of layer 0, whose count stays 0:
+ * operations that walk tables see a sequence without rows. */
 #include "kvstore/manager/kv_internal.h"
 
 #include <string.h>
 
-static uint32_t *slab_list_of(const struct spin_kv *kv, uint32_t seq, uint32_t layer, uint32_t head)
+static uint32_t *groups_of(const struct spin_kv *kv, uint32_t seq, uint32_t layer)
 {
-    return kv->slab_list + spin_kv_table_row(&kv->view, seq, layer, head) * kv->view.slabs_max;
+    return kv->slab_list + ((uint64_t)seq * kv->config.layout.layers + layer) * kv->view.slabs_max;
 }
 
-/* Slabs [begin, end) of each row of a layer, from the free ones. */
-static void take(struct spin_kv *kv, uint32_t seq, uint32_t layer, struct spin_kv_range slabs)
+/* These groups of a layer's list, from the free ones. */
+static void take(struct spin_kv *kv, uint32_t seq, uint32_t layer, struct spin_kv_range groups)
 {
     const uint32_t heads = kv->config.layout.kv_heads;
-    SPIN_ASSERT_LE(slabs.first + slabs.count, kv->view.slabs_max);
-    SPIN_ASSERT_LE((uint64_t)slabs.count * heads, kv->slabs_free);
-    for (uint32_t head = 0; head < heads; head++) {
-        uint32_t *list = slab_list_of(kv, seq, layer, head) + slabs.first;
-        for (uint32_t i = 0; i < slabs.count; i++) {
-            list[i] = kv->free_slabs[--kv->slabs_free];
-            SPIN_ASSERT_EQ(kv->slab_owner[list[i]], SPIN_KV_NOBODY);
-            kv->slab_owner[list[i]] = seq;
-        }
+    uint32_t *list = groups_of(kv, seq, layer) + groups.first;
+    SPIN_ASSERT_LE(groups.first + groups.count, kv->view.slabs_max);
+    SPIN_ASSERT_LE((uint64_t)groups.count * heads, kv->slabs_free);
+    for (uint32_t i = 0; i < groups.count; i++) {
+        kv->slabs_free -= heads;
+        list[i] = kv->free_groups[kv->slabs_free / heads];
+        SPIN_ASSERT_EQ(kv->group_owner[list[i]], SPIN_KV_NOBODY);
+        kv->group_owner[list[i]] = seq;
     }
-    kv->sequences[seq].slabs += slabs.count * heads;
+    kv->sequences[seq].slabs += groups.count * heads;
 }
 
-static void give_slab(struct spin_kv *kv, uint32_t seq, uint32_t slab)
+static void give_group(struct spin_kv *kv, uint32_t seq, uint32_t group)
 {
-    SPIN_ASSERT_LT(slab, kv->slabs);
-    SPIN_ASSERT_EQ(kv->slab_owner[slab], seq);
+    const uint32_t heads = kv->config.layout.kv_heads;
+    SPIN_ASSERT_LT(group, kv->slabs / heads);
+    SPIN_ASSERT_EQ(kv->group_owner[group], seq);
     SPIN_ASSERT_LT(kv->slabs_free, kv->slabs);
-    kv->slab_owner[slab] = SPIN_KV_NOBODY;
-    kv->free_slabs[kv->slabs_free++] = slab;
+    kv->group_owner[group] = SPIN_KV_NOBODY;
+    kv->free_groups[kv->slabs_free / heads] = group;
+    kv->slabs_free += heads;
     if (kv->poison) {
-        const uint64_t bytes = SPIN_SLAB_SLOTS * kv->page_bytes;
-        memset(kv->view.pool + slab * bytes, 0xFF, bytes); /* BF16 NaN */
+        const uint64_t bytes = heads * SPIN_SLAB_SLOTS * kv->page_bytes;
+        memset(kv->view.pool + group * bytes, 0xFF, bytes); /* BF16 NaN */
     }
 }
 
-static void give(struct spin_kv *kv, uint32_t seq, uint32_t layer, struct spin_kv_range slabs)
+static void give(struct spin_kv *kv, uint32_t seq, uint32_t layer, struct spin_kv_range groups)
 {
     const uint32_t heads = kv->config.layout.kv_heads;
-    for (uint32_t head = 0; head < heads; head++) {
-        const uint32_t *list = slab_list_of(kv, seq, layer, head) + slabs.first;
-        for (uint32_t i = 0; i < slabs.count; i++) {
-            give_slab(kv, seq, list[i]);
-        }
+    const uint32_t *list = groups_of(kv, seq, layer) + groups.first;
+    for (uint32_t i = 0; i < groups.count; i++) {
+        give_group(kv, seq, list[i]);
     }
-    SPIN_ASSERT_GE(kv->sequences[seq].slabs, slabs.count * heads);
-    kv->sequences[seq].slabs -= slabs.count * heads;
+    SPIN_ASSERT_GE(kv->sequences[seq].slabs, groups.count * heads);
+    kv->sequences[seq].slabs -= groups.count * heads;
 }
 
 static struct spin_kv_range range(uint32_t begin, uint32_t end)
@@ -164,10 +163,8 @@ static spin_status demote_layer(struct spin_kv *kv, uint32_t seq, uint32_t layer
     SPIN_ASSERT_LE(used, *count);
     give(kv, seq, layer, range(0, first));
     give(kv, seq, layer, range(first + after, *count));
-    for (uint32_t head = 0; first > 0 && head < kv->config.layout.kv_heads; head++) {
-        uint32_t *list = slab_list_of(kv, seq, layer, head);
-        memmove(list, list + first, after * sizeof *list);
-    }
+    uint32_t *list = groups_of(kv, seq, layer);
+    memmove(list, list + first, after * sizeof *list);
     *count = after;
     kv->stats.pages_dropped += (uint64_t)first * SPIN_SLAB_SLOTS * kv->config.layout.kv_heads;
     const struct spin_kv_resize_args args = {

@@ -84,8 +84,7 @@ static struct spin_kv_table_bytes weigh(const struct spin_kv_config *config, str
                                      table_rows * sizeof(uint16_t)
                                : use.slots * sizeof(uint16_t),
         .stamps = use.slots,
-        .slab_lists =
-            table_rows * slabs_max * sizeof(uint32_t) + layers * sizeof(uint32_t) + sequences,
+        .slab_lists = layers * slabs_max * sizeof(uint32_t) + layers * sizeof(uint32_t) + sequences,
         .lists = list_rows * pages_max *
                      (sizeof(uint16_t) + sizeof(uint32_t) + sizeof(struct spin_kv_miss)) +
                  list_rows * (3 * sizeof(uint32_t) + sizeof(uint64_t)) +
@@ -99,10 +98,9 @@ static struct spin_kv_table_bytes weigh(const struct spin_kv_config *config, str
 
 void spin_kv_plan_tables(const struct spin_kv_config *config, struct spin_kv_table_bytes *out)
 {
-    *out = weigh(
-        config,
-        (struct use){.slots = config->hbm_bytes / spin_kv_slab_bytes(config) * SPIN_SLAB_SLOTS,
-                     .blocks = config->host_bytes / spin_block_bytes(&config->layout)});
+    *out = weigh(config,
+                 (struct use){.slots = spin_kv_pool_slabs(config) * SPIN_SLAB_SLOTS,
+                              .blocks = config->host_bytes / spin_block_bytes(&config->layout)});
 }
 
 /* --- for others --- */

@@ -26,19 +26,19 @@ static void make_host_arrays(struct test_tables *tables)
 {
     struct spin_kv_view *view = &tables->view;
     const uint64_t layers = (uint64_t)tables->sequences * view->layout.layers;
-    const uint64_t rows = layers * view->layout.kv_heads;
+    const uint32_t groups = tables->slabs / view->layout.kv_heads;
     tables->residency = array(tables, tables->sequences, sizeof *tables->residency);
-    tables->slab_list = array(tables, rows * view->slabs_max, sizeof *tables->slab_list);
+    tables->slab_list = array(tables, layers * view->slabs_max, sizeof *tables->slab_list);
     tables->slab_count = array(tables, layers, sizeof *tables->slab_count);
     tables->blocks =
         array(tables, (uint64_t)tables->sequences * view->blocks_max, sizeof *tables->blocks);
-    tables->free_slabs = array(tables, tables->slabs, sizeof *tables->free_slabs);
+    tables->free_groups = array(tables, groups, sizeof *tables->free_groups);
     memset(tables->residency, SPIN_KV_BUFFERED, tables->sequences);
     memset(tables->slab_count, 0, layers * sizeof *tables->slab_count);
-    for (uint32_t i = 0; i < tables->slabs; i++) {
-        tables->free_slabs[i] = i;
+    for (uint32_t i = 0; i < groups; i++) {
+        tables->free_groups[i] = i;
     }
-    tables->free_count = tables->slabs;
+    tables->free_count = groups;
     view->residency = tables->residency;
     view->slab_list = tables->slab_list;
     view->slab_count = tables->slab_count;
@@ -92,11 +92,11 @@ void spin_test_tables_destroy(struct test_tables *tables)
 void spin_test_tables_copy_host(struct test_tables *to, const struct test_tables *from)
 {
     const uint64_t layers = (uint64_t)to->sequences * to->view.layout.layers;
-    const uint64_t rows = layers * to->view.layout.kv_heads;
     memcpy(to->residency, from->residency, to->sequences * sizeof *to->residency);
-    memcpy(to->slab_list, from->slab_list, rows * to->view.slabs_max * sizeof *to->slab_list);
+    memcpy(to->slab_list, from->slab_list, layers * to->view.slabs_max * sizeof *to->slab_list);
     memcpy(to->slab_count, from->slab_count, layers * sizeof *to->slab_count);
-    memcpy(to->free_slabs, from->free_slabs, to->slabs * sizeof *to->free_slabs);
+    memcpy(to->free_groups, from->free_groups,
+           to->slabs / to->view.layout.kv_heads * sizeof *to->free_groups);
     to->free_count = from->free_count;
 }
 
@@ -125,28 +125,24 @@ static uint32_t *count_of(struct test_tables *tables, uint32_t sequence, uint32_
     return &tables->slab_count[(uint64_t)sequence * tables->view.layout.layers + layer];
 }
 
-static uint32_t *list_of(struct test_tables *tables, uint32_t sequence, uint32_t layer,
-                         uint32_t head)
+static uint32_t *list_of(struct test_tables *tables, uint32_t sequence, uint32_t layer)
 {
     return tables->slab_list +
-           spin_kv_table_row(&tables->view, sequence, layer, head) * tables->view.slabs_max;
+           ((uint64_t)sequence * tables->view.layout.layers + layer) * tables->view.slabs_max;
 }
 
 bool spin_test_tables_grant(struct test_tables *tables, uint32_t sequence, uint32_t layer,
                             uint32_t slabs, struct spin_rng *rng)
 {
     uint32_t *count = count_of(tables, sequence, layer);
-    const uint32_t heads = tables->view.layout.kv_heads;
     assert_true(*count + slabs <= tables->view.slabs_max);
-    if (slabs * heads > tables->free_count) {
+    if (slabs > tables->free_count) {
         return false;
     }
-    for (uint32_t head = 0; head < heads; head++) {
-        for (uint32_t i = 0; i < slabs; i++) {
-            const uint32_t pick = spin_rng_below(rng, tables->free_count);
-            list_of(tables, sequence, layer, head)[*count + i] = tables->free_slabs[pick];
-            tables->free_slabs[pick] = tables->free_slabs[--tables->free_count];
-        }
+    for (uint32_t i = 0; i < slabs; i++) {
+        const uint32_t pick = spin_rng_below(rng, tables->free_count);
+        list_of(tables, sequence, layer)[*count + i] = tables->free_groups[pick];
+        tables->free_groups[pick] = tables->free_groups[--tables->free_count];
     }
     *count += slabs;
     return true;
@@ -157,10 +153,8 @@ void spin_test_tables_revoke(struct test_tables *tables, uint32_t sequence, uint
 {
     uint32_t *count = count_of(tables, sequence, layer);
     assert_true(slabs <= *count);
-    for (uint32_t head = 0; head < tables->view.layout.kv_heads; head++) {
-        for (uint32_t i = *count - slabs; i < *count; i++) {
-            tables->free_slabs[tables->free_count++] = list_of(tables, sequence, layer, head)[i];
-        }
+    for (uint32_t i = *count - slabs; i < *count; i++) {
+        tables->free_groups[tables->free_count++] = list_of(tables, sequence, layer)[i];
     }
     *count -= slabs;
 }
@@ -169,13 +163,11 @@ void spin_test_tables_revoke_first(struct test_tables *tables, uint32_t sequence
                                    uint32_t count)
 {
     const uint32_t slabs = *count_of(tables, sequence, layer);
-    for (uint32_t head = 0; head < tables->view.layout.kv_heads; head++) {
-        uint32_t *list = list_of(tables, sequence, layer, head);
-        for (uint32_t turn = 0; turn < count; turn++) {
-            const uint32_t first = list[0];
-            memmove(list, list + 1, (slabs - 1) * sizeof *list);
-            list[slabs - 1] = first;
-        }
+    uint32_t *list = list_of(tables, sequence, layer);
+    for (uint32_t turn = 0; turn < count; turn++) {
+        const uint32_t first = list[0];
+        memmove(list, list + 1, (slabs - 1) * sizeof *list);
+        list[slabs - 1] = first;
     }
     spin_test_tables_revoke(tables, sequence, layer, count);
 }

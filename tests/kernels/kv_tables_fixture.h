@@ -40,7 +40,7 @@ struct test_tables {
     uint32_t *slab_list;
     uint32_t *slab_count;
     uint32_t *blocks;
-    uint32_t *free_slabs; /* [slabs]: the first free_count of it are free */
+    uint32_t *free_groups; /* [slabs / kv_heads]: the first free_count are free */
     uint32_t free_count;
     struct test_memory arrays[TEST_TABLES_ARRAYS_MAX];
     uint32_t array_count;

@@ -12,7 +12,7 @@ enum { SEQUENCES = 3, LAYERS = 2, HEADS = 2, SLABS_MAX = 4, PAGES_MAX = 256, POO
 enum { SLOTS_MAX = SLABS_MAX * 16, ROWS = SEQUENCES * LAYERS * HEADS };
 
 #ifdef SPIN_DEBUG
-#define OPERATIONS 40000u
+#define OPERATIONS 100000u
 #else
 #define OPERATIONS 1000000u
 #endif
@@ -249,20 +249,20 @@ static void expect_same_and_rows(struct world *world, uint32_t sequence, uint32_
 /* Slabs are in one place; free + used = all. */
 static void expect_pool(const struct world *world)
 {
-    bool seen[POOL_SLABS] = {false};
+    bool seen[POOL_SLABS / HEADS] = {false};
     uint32_t count = world->ref.free_count;
     for (uint32_t i = 0; i < world->ref.free_count; i++) {
-        seen[world->ref.free_slabs[i]] = true;
+        seen[world->ref.free_groups[i]] = true;
     }
-    for (uint32_t row = 0; row < ROWS; row++) {
-        const uint32_t slabs = world->ref.slab_count[row / HEADS];
-        for (uint32_t i = 0; i < slabs; i++, count++) {
-            const uint32_t slab = world->ref.slab_list[row * SLABS_MAX + i];
-            assert_false(seen[slab]);
-            seen[slab] = true;
+    for (uint32_t layer = 0; layer < ROWS / HEADS; layer++) {
+        const uint32_t groups = world->ref.slab_count[layer];
+        for (uint32_t i = 0; i < groups; i++, count++) {
+            const uint32_t group = world->ref.slab_list[layer * SLABS_MAX + i];
+            assert_false(seen[group]);
+            seen[group] = true;
         }
     }
-    assert_int_equal(count, POOL_SLABS);
+    assert_int_equal(count, POOL_SLABS / HEADS);
 }
 
 /* --- resizing --- */
@@ -387,7 +387,7 @@ static void be_born(struct world *world, uint32_t sequence)
     /* The counter of steps wraps, too; the model's does not. */
     state->step = below(world, 4) == 0 ? UINT64_C(0xffffff80) : below(world, 100);
     const uint32_t slabs = resident ? (pages_of(world, sequence) + 15) / 16 : 1 + below(world, 3);
-    if (slabs * LAYERS * HEADS > world->ref.free_count) {
+    if (slabs * LAYERS > world->ref.free_count) {
         return;
     }
     set_life(world, sequence, resident ? RESIDENT : BUFFERED);

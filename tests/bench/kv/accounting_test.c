@@ -51,7 +51,7 @@ static void test_pool(void **state)
     assert_true(spin_accounting_slots(&small) == 64);
     assert_int_equal(config.hbm_bytes, 48 * 16 * 512);
     assert_int_equal(config.host_bytes, 3 * 8 * 128 * 4 * 64); /* blocks of 128 tokens, 4 rows */
-    assert_int_equal(spin_accounting_granted(&small), 48 * 4);
+    assert_int_equal(spin_accounting_granted(&small), 24 * 4); /* groups of two */
 }
 
 /* 768 slots. */

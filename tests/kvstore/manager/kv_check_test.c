@@ -111,19 +111,19 @@ static void test_ownership(void **state)
     set_up(&world, SPIN_KV_SLOT_LRU);
     struct spin_kv *kv = world.kv;
     const uint32_t seq = world.seqs[0].id.v;
-    const uint32_t slab = first_slot(&world, 0) / SPIN_SLAB_SLOTS;
+    const uint32_t group = first_slot(&world, 0) / SPIN_SLAB_SLOTS / 2;
     const uint32_t block = kv->block_list[(uint64_t)seq * kv->view.blocks_max];
-    expect_seen(&world, (uint8_t *)&kv->slab_owner[slab], (uint8_t)world.seqs[1].id.v,
-                "slab_owner");
+    expect_seen(&world, (uint8_t *)&kv->group_owner[group], (uint8_t)world.seqs[1].id.v,
+                "group_owner");
     expect_seen(&world, (uint8_t *)&kv->block_holder[block], (uint8_t)world.seqs[1].id.v,
                 "block_holder");
-    /* The same slab twice in a list. */
+    /* The same group twice in a list. */
     uint32_t *list =
-        kv->slab_list + spin_kv_table_row(&kv->view, world.seqs[2].id.v, 0, 0) * kv->view.slabs_max;
+        kv->slab_list + (uint64_t)world.seqs[2].id.v * kv->view.layout.layers * kv->view.slabs_max;
     expect_seen(&world, (uint8_t *)&list[0], (uint8_t)list[1], "check_marks");
     expect_seen(&world, (uint8_t *)&kv->sequences[seq].slabs, 1, "sequence->slabs");
     if (kv->slabs_free > 0) {
-        expect_seen(&world, (uint8_t *)&kv->free_slabs[0], (uint8_t)slab, "slab_owner");
+        expect_seen(&world, (uint8_t *)&kv->free_groups[0], (uint8_t)group, "group_owner");
     }
     expect_seen(&world, (uint8_t *)&kv->blocks_free, 0, "");
     expect_seen(&world, (uint8_t *)&kv->sequences_open, 4, "sequences_open");

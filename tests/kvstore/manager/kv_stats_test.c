@@ -15,7 +15,7 @@ static void test_planned_tables(void **state)
     assert_int_equal(tables.directory, 0);
     assert_int_equal(tables.page_table, 16000 * 2);
     assert_int_equal(tables.stamps, 16000);
-    assert_int_equal(tables.slab_lists, 24 * 5 * 4 + 12 * 4 + 6);
+    assert_int_equal(tables.slab_lists, 12 * 5 * 4 + 12 * 4 + 6);
     assert_int_equal(tables.summaries, 40 * 4 * 8 * 32);
     assert_int_equal(tables.cpu_page_table, 6 * 5 * 4);
     assert_int_equal(tables.partition_offset, 0);
