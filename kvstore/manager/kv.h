@@ -156,6 +156,7 @@ struct spin_kv_stats {
     struct spin_kv_table_bytes tables;
     /* Since create. */
     uint64_t hits;
+    uint64_t misses;          /* of decode steps */
     uint64_t pages_retrieved; /* misses, and what a resident sequence or an arena read back */
     uint64_t bytes_retrieved;
     uint64_t evictions;

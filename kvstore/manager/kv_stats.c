@@ -38,6 +38,7 @@ void spin_kv_count_step(struct spin_kv *kv, uint32_t seq)
     sequence->misses += misses;
     sequence->evictions += evictions;
     kv->stats.hits += hits;
+    kv->stats.misses += misses;
     kv->stats.evictions += evictions;
     kv->stats.pages_retrieved += misses;
     kv->stats.bytes_retrieved += misses * kv->page_bytes;
