@@ -1,4 +1,4 @@
-/* layout: how KV bytes lie in memory and on the wire, and the descriptor that names it (D20).
+/* layout: how KV bytes lie in memory and on the wire, and the descriptor that names it.
  *
  * Why        Every tier, every algorithm and every peer share one byte order, so moving KV is
  *            copying. The descriptor is part of every block key and of the handshake: another
@@ -25,7 +25,8 @@ SPIN_BEGIN_DECLS
 /* Attention works on splits of this many tokens of a list (D5), whatever the page size: a sparse
  * list that holds every page then gives the very bits of the dense one. */
 #define SPIN_SPLIT_TOKENS 512u
-/* Page ids of one row are u16 (D20): a row of 8-token pages ends at 524,280 tokens. */
+/* Page ids of one row are u16, and one of them names no page: a row of 8-token pages ends at 524,280
+ * tokens. */
 #define SPIN_ROW_PAGES_MAX 65535u
 
 #define SPIN_LAYERS_MAX 512u
@@ -54,23 +55,23 @@ SPIN_MUST_USE spin_status spin_kv_layout_check(const struct spin_kv_layout *layo
                                                struct spin_error *err);
 bool spin_kv_layout_equal(const struct spin_kv_layout *a, const struct spin_kv_layout *b);
 
-static inline uint32_t spin_kv_element_bytes(const struct spin_kv_layout *layout)
+SPIN_INLINE uint32_t spin_kv_element_bytes(const struct spin_kv_layout *layout)
 {
     (void)layout; /* BF16 is the only stored type */
     return 2;
 }
 
-static inline uint64_t spin_tile_bytes(const struct spin_kv_layout *layout)
+SPIN_INLINE uint64_t spin_tile_bytes(const struct spin_kv_layout *layout)
 {
     return (uint64_t)2 * SPIN_TILE_TOKENS * layout->head_dim * spin_kv_element_bytes(layout);
 }
 
-static inline uint64_t spin_page_bytes(const struct spin_kv_layout *layout, uint32_t page_tokens)
+SPIN_INLINE uint64_t spin_page_bytes(const struct spin_kv_layout *layout, uint32_t page_tokens)
 {
     return page_tokens / SPIN_TILE_TOKENS * spin_tile_bytes(layout);
 }
 
-static inline uint64_t spin_block_bytes(const struct spin_kv_layout *layout)
+SPIN_INLINE uint64_t spin_block_bytes(const struct spin_kv_layout *layout)
 {
     return (uint64_t)layout->layers * layout->kv_heads * SPIN_TILES_PER_BLOCK *
            spin_tile_bytes(layout);
@@ -78,13 +79,13 @@ static inline uint64_t spin_block_bytes(const struct spin_kv_layout *layout)
 
 /* Where K of token t (0..P-1) starts inside its page, unswizzled. V: + SPIN_TILE_TOKENS * head_dim
  * elements. */
-static inline uint64_t spin_page_k_offset(const struct spin_kv_layout *layout, uint32_t token)
+SPIN_INLINE uint64_t spin_page_k_offset(const struct spin_kv_layout *layout, uint32_t token)
 {
     const uint64_t row = (uint64_t)layout->head_dim * spin_kv_element_bytes(layout);
     return token / SPIN_TILE_TOKENS * spin_tile_bytes(layout) + token % SPIN_TILE_TOKENS * row;
 }
 
-static inline uint64_t spin_page_v_offset(const struct spin_kv_layout *layout, uint32_t token)
+SPIN_INLINE uint64_t spin_page_v_offset(const struct spin_kv_layout *layout, uint32_t token)
 {
     const uint64_t row = (uint64_t)layout->head_dim * spin_kv_element_bytes(layout);
     return spin_page_k_offset(layout, token) + SPIN_TILE_TOKENS * row;
