@@ -135,13 +135,14 @@ void spin_kv_resize_check(const struct spin_kv_resize_args *args,
 /* No page twice. Returns how many slots hold one. */
 static uint32_t check_slot_pages(const struct spin_kv_row *row)
 {
-    uint8_t seen[SPIN_ROW_SLOTS_MAX / 8] = {0};
+    uint8_t seen[(SPIN_ROW_PAGES_MAX + 7) / 8] = {0};
     uint32_t held = 0;
     for (uint32_t s = 0; s < row->slots; s++) {
         const uint64_t place = spin_kv_row_place(row, s);
         if (row->view->stamp[place] != SPIN_STAMP_FREE) {
             const uint32_t page = row->view->slot_page[place];
             SPIN_ASSERT_LE(row->view->stamp[place], SPIN_LRU_AGE_MAX);
+            SPIN_ASSERT_LT(page, SPIN_ROW_PAGES_MAX);
             SPIN_ASSERT_EQ(seen[page / 8] >> page % 8 & 1, 0);
             seen[page / 8] |= (uint8_t)(1u << page % 8);
             held++;

@@ -13,8 +13,6 @@
 
 SPIN_BEGIN_DECLS
 
-/* Numbers of slots and leaves are u16; a row has no use for more of them than it can have pages. */
-#define SPIN_ROW_SLOTS_MAX 65536u
 /* bucketed: pages are no older than this; a bucket less than a whole turn, which would be now. */
 #define SPIN_BUCKET_AGE_MAX (SPIN_BUCKETS - 2)
 

@@ -10,9 +10,11 @@
  *            them by group is ours: the softmax makes heads of different norms comparable.)
  * Layout     q: [count][q_heads * head_dim] activations, rotated. lists.pages, page_count: out,
  *            pages of the chosen partitions, ascending, none behind the newest token's.
- * Limits     Candidates are sealed and indexed. lists.stride holds the pages of any choice.
+ * Limits     Candidates are sealed and indexed: the newest token's partition is none of them.
+ *            lists.stride holds the pages of any choice.
  * Numerics   _ref: double. _cpu: F32; the chosen set differs only among scores within 1e-6 of the
- *            k-th. A NaN score is a bug (asserted).
+ *            k-th. A logit below F32's range is minus infinity, and a query head that has no other
+ *            gives every candidate that score. A NaN is a bug (asserted).
  * Workspace  spin_kv_select_workspace_bytes, 64-byte aligned.
  * Execution  Asynchronous on `stream`; no allocation.
  * Invariance Row-invariant: yes, in sequences. */

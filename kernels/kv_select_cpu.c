@@ -176,7 +176,8 @@ static void score_run(const struct spin_select_run *run)
     }
 }
 
-/* Maximum and sum of exp(l - maximum), in eight lanes over the segment. */
+/* Maximum and sum of exp(l - maximum), in eight lanes over the segment. Where every logit is minus
+ * infinity, the differences are not numbers, and the sum is nothing. */
 static void sum_segment(const float *logits, uint32_t count, float *partial)
 {
     const __m256 lowest = _mm256_set1_ps(-INFINITY);
@@ -186,13 +187,17 @@ static void sum_segment(const float *logits, uint32_t count, float *partial)
         max = _mm256_max_ps(max, _mm256_blendv_ps(lowest, _mm256_loadu_ps(logits + c), mask));
     }
     const __m256 m = _mm256_set1_ps(spin_max8(max));
+    partial[0] = _mm256_cvtss_f32(m);
+    partial[1] = 0;
+    if (partial[0] == -INFINITY) {
+        return;
+    }
     __m256 sum = _mm256_setzero_ps();
     for (uint32_t c = 0; c < count; c += 8) {
         const __m256 mask = _mm256_castsi256_ps(spin_mask8(SPIN_MIN(count - c, 8)));
         const __m256 p = spin_exp8(_mm256_sub_ps(_mm256_loadu_ps(logits + c), m));
         sum = _mm256_add_ps(sum, _mm256_and_ps(p, mask));
     }
-    partial[0] = _mm256_cvtss_f32(m);
     partial[1] = spin_sum8(sum);
 }
 
@@ -256,6 +261,9 @@ static struct norm merge_segments(const struct job *job, const struct row *row, 
     struct norm norm = {-INFINITY, 0};
     for (uint64_t s = 0; s < segments; s++) {
         norm.m = SPIN_MAX(norm.m, row->partial[(s * job->group + g) * 2]);
+    }
+    if (norm.m == -INFINITY) {
+        return (struct norm){0, 0}; /* the head tells no candidate from another */
     }
     double z = 0;
     for (uint64_t s = 0; s < segments; s++) {

@@ -28,6 +28,8 @@ SPIN_BEGIN_DECLS
 /* Pages of a leaf of the GPU page table. Residents are scattered (measured by kv-metadata): larger
  * leaves are mostly empty, smaller ones make the directory the larger part. */
 #define SPIN_LEAF_PAGES 4u
+/* Of one row: numbers of slots and leaves are u16, slabs are whole, and NONE is nobody's number. */
+#define SPIN_ROW_SLOTS_MAX (SPIN_ROW_PAGES_MAX / SPIN_SLAB_SLOTS * SPIN_SLAB_SLOTS)
 #define SPIN_PAGE_NONE UINT16_MAX
 #define SPIN_LEAF_NONE UINT16_MAX
 #define SPIN_STAMP_FREE UINT8_MAX /* the slot holds nothing */
@@ -41,13 +43,13 @@ enum spin_kv_replacement { SPIN_KV_SLOT_LRU, SPIN_KV_BUCKETED };
 
 enum spin_kv_residency { SPIN_KV_RESIDENT, SPIN_KV_BUFFERED };
 
-/* Of one table row; of the last resolve, except `dropped`. */
+/* Of one table row; of the last resolve, except `dropped`. All 0 when a sequence is opened. */
 struct spin_kv_counters {
     uint32_t hits;
     uint32_t misses;      /* the fresh page is neither */
     uint32_t evictions;   /* pages that gave their slot to another */
     uint32_t working_set; /* resident pages that were selected in the last 12 steps */
-    uint32_t dropped;     /* pages that lost their slot to a resize; only ever grows */
+    uint32_t dropped;     /* pages that lost their slot to a resize since then, modulo 2^32 */
 };
 
 struct spin_kv_view {
@@ -70,7 +72,7 @@ struct spin_kv_view {
     const uint32_t *slab_count; /* [sequences][layers]: groups; slabs of each row */
     const uint32_t *blocks;     /* host: [sequences][blocks_max] */
 
-    /* Written by kv_resolve and kv_resize alone. */
+    /* Written by kv_resolve and kv_resize alone, but for counters, which the manager zeroes. */
     uint16_t *slot_page;               /* slot_lru: [slots]; of free slots anything */
     uint8_t *stamp;                    /* [slots]: slot_lru: age in steps; bucketed: bucket */
     uint16_t *leaf;                    /* bucketed: [slots][SPIN_LEAF_PAGES]; slot s of a row

@@ -83,6 +83,10 @@ static spin_status size_rows(struct replay *replay, struct spin_error *err)
         return spin_fail(err, SPIN_ERR_LIMIT, "%u pages of a row: at most %u", replay->pages_max,
                          SPIN_ROW_PAGES_MAX);
     }
+    if (replay->view.slabs_max > SPIN_ROW_SLOTS_MAX / SPIN_SLAB_SLOTS) {
+        return spin_fail(err, SPIN_ERR_LIMIT, "%u slabs of a row: at most %u",
+                         replay->view.slabs_max, SPIN_ROW_SLOTS_MAX / SPIN_SLAB_SLOTS);
+    }
     replay->stride = longest;
     replay->view.directory_max = (replay->pages_max + SPIN_LEAF_PAGES - 1) / SPIN_LEAF_PAGES;
     return SPIN_OK;

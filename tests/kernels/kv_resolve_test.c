@@ -300,9 +300,19 @@ static void resolve_without_newest(void *argument)
     (void)resolve(argument, 100, pages, SPIN_ARRAY_COUNT(pages));
 }
 
+/* Its last slot would have the number that stands for none. */
+static void resolve_65536_slots(void *argument)
+{
+    const uint16_t page = 0;
+    struct row *row = argument;
+    row->tables.view.slabs_max = 65536 / SPIN_SLAB_SLOTS;
+    (void)resolve(row, 1, &page, 1);
+}
+
 static void check_limits(const struct spin_ops *ops, enum spin_kv_replacement replacement)
 {
     struct row row = make_row(ops, replacement, 0);
+    assert_true(spin_test_dies(resolve_65536_slots, &row, "slabs_max <= "));
     assert_true(spin_test_dies(resolve_17_pages, &row, "list.count <= row->slots"));
     assert_true(spin_test_dies(resolve_without_newest, &row, "list.newest"));
     destroy_row(&row);
@@ -436,6 +446,45 @@ static void check_large(enum spin_kv_replacement replacement, uint32_t threads)
     spin_stream_destroy(many);
 }
 
+/* A row of as many slots as there are numbers for: the last slot, and at `bucketed` the last leaf,
+ * are like any other. */
+static void check_longest_row(const struct spin_ops *ops, enum spin_kv_replacement replacement)
+{
+    const uint32_t slabs = SPIN_ROW_SLOTS_MAX / SPIN_SLAB_SLOTS;
+    const struct test_tables_config config = {.replacement = replacement,
+                                              .sequences = 1,
+                                              .layers = 1,
+                                              .kv_heads = 1,
+                                              .head_dim = 8,
+                                              .page_tokens = PAGE_TOKENS,
+                                              .pages_max = SPIN_ROW_PAGES_MAX,
+                                              .slabs_max = slabs,
+                                              .slabs = slabs};
+    struct row row = {spin_test_tables_create(&config), ops, spin_test_stream(1), 7, 0};
+    struct spin_rng rng = {6, 0, 0};
+    assert_true(spin_test_tables_grant(&row.tables, 0, 0, slabs, &rng));
+    const struct spin_kv_resize_args birth = {.view = &row.tables.view,
+                                              .step = row.step,
+                                              .after = SPIN_ROW_SLOTS_MAX,
+                                              .first_page = 15,
+                                              .held = SPIN_ROW_SLOTS_MAX};
+    assert_int_equal(ops->kv_resize[replacement](&birth, row.stream), SPIN_OK);
+    const uint16_t pages[] = {15, SPIN_ROW_PAGES_MAX - 1};
+    const struct spin_kv_counters *counters =
+        resolve(&row, SPIN_ROW_PAGES_MAX * PAGE_TOKENS, pages, SPIN_ARRAY_COUNT(pages));
+    assert_int_equal(counters->hits, 2);
+    assert_int_equal(counters->working_set, SPIN_ROW_SLOTS_MAX);
+    assert_int_equal(row.tables.lists.slots[1],
+                     spin_kv_pool_slot(&row.tables.view, 0, SPIN_ROW_SLOTS_MAX - 1));
+    destroy_row(&row);
+}
+
+static void test_longest_row(void **state)
+{
+    (void)state;
+    with_all(check_longest_row);
+}
+
 static void test_large_rows(void **state)
 {
     (void)state;
@@ -448,9 +497,8 @@ static void test_large_rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_by_hand),
-        cmocka_unit_test(test_resident),
-        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_by_hand),    cmocka_unit_test(test_resident),
+        cmocka_unit_test(test_limits),     cmocka_unit_test(test_longest_row),
         cmocka_unit_test(test_large_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -299,6 +299,71 @@ static void test_huge_scores(void **state)
     hand_destroy(&hand);
 }
 
+/* One segment's scores are all minus infinity in F32, to the first query head alone or, with
+ * `both`, to each; where there is no other score, candidates are alike. */
+static void check_segment_below_f32(uint32_t candidates, bool both)
+{
+    static const uint32_t length = 1024 * 8 + 1;
+    const struct fixture_config config = {MEAN, 1, 2, 64, 8, 8, 1, &length};
+    struct spin_rng rng = {candidates, both, 0};
+    struct fixture fixture = spin_test_fixture_create(&config, &rng);
+    struct call call;
+    spin_test_fixture_fill_summaries(&fixture, &rng);
+    call_create(&call, &fixture);
+    call.windows[0] = (struct spin_kv_window){0, candidates, 20};
+    spin_test_matrix_fill(&call.q, &rng);
+    spin_test_row(&call.q, 0)[0] = 64;
+    spin_test_row(&call.q, 0)[64] = both ? 64 : 0;
+    for (uint32_t p = 0; p < 512; p++) {
+        spin_test_fixture_summary(&fixture, 0, p)[0] = spin_bf16_from_f32(-3e38F);
+    }
+    call_run(&call, spin_kv_select_ref, 1);
+    uint16_t wanted[20 + 1025];
+    const uint32_t count = fixture.lists.page_count[0];
+    memcpy(wanted, list_of(&call, 0), count * sizeof *wanted);
+    memset(spin_test_memory_data(&fixture.pages), 0xff, fixture.pages.bytes);
+    call_run(&call, spin_kv_select_cpu, 2);
+    if (candidates > 512 || !both) {
+        expect_list(&call, 0, wanted, count);
+    } else {
+        assert_int_equal(list_of(&call, 0)[19], 19);
+        assert_int_equal(list_of(&call, 0)[20], candidates);
+    }
+    call_destroy(&call);
+    spin_test_fixture_destroy(&fixture);
+}
+
+static void test_segment_below_f32(void **state)
+{
+    (void)state;
+    check_segment_below_f32(1024, false);
+    check_segment_below_f32(1024, true);
+    check_segment_below_f32(512, false);
+    check_segment_below_f32(512, true);
+}
+
+static void run_select_ref(void *argument)
+{
+    call_run(argument, spin_kv_select_ref, 1);
+}
+
+/* The newest token's partition is not indexed when a step selects, even if this token completes
+ * it. */
+static void test_newest_partition_is_no_candidate(void **state)
+{
+    (void)state;
+    static const uint32_t length = 32;
+    const struct fixture_config config = {MEAN, 1, 2, 64, 32, 32, 1, &length};
+    struct spin_rng rng = {7, 0, 0};
+    struct fixture fixture = spin_test_fixture_create(&config, &rng);
+    struct call call;
+    call_create(&call, &fixture);
+    call.windows[0] = (struct spin_kv_window){0, 1, 3};
+    assert_true(spin_test_dies(run_select_ref, &call, "local_begin"));
+    call_destroy(&call);
+    spin_test_fixture_destroy(&fixture);
+}
+
 /* The windows' edges: nothing but them, everything, and no score where none is needed. */
 static void test_windows(void **state)
 {
@@ -400,6 +465,8 @@ int main(void)
         cmocka_unit_test(test_heads_of_different_norms),
         cmocka_unit_test(test_equal_scores),
         cmocka_unit_test(test_huge_scores),
+        cmocka_unit_test(test_segment_below_f32),
+        cmocka_unit_test(test_newest_partition_is_no_candidate),
         cmocka_unit_test(test_windows),
         cmocka_unit_test(test_nan_dies),
         cmocka_unit_test(test_neighbours_change_nothing),
