@@ -25,8 +25,8 @@ SPIN_BEGIN_DECLS
 /* Attention works on splits of this many tokens of a list (D5), whatever the page size: a sparse
  * list that holds every page then gives the very bits of the dense one. */
 #define SPIN_SPLIT_TOKENS 512u
-/* Page ids of one row are u16, and one of them names no page: a row of 8-token pages ends at 524,280
- * tokens. */
+/* Page ids of one row are u16, and one of those names no page: a row of 8-token pages ends at
+ * 524,280 tokens. */
 #define SPIN_ROW_PAGES_MAX 65535u
 
 #define SPIN_LAYERS_MAX 512u

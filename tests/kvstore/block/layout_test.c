@@ -58,7 +58,7 @@ static void test_offsets_follow_the_drawing(void **state)
         assert_int_equal(spin_block_bytes(&layout), block);
     }
     const struct spin_kv_layout llama = {32, 8, 128, SPIN_KV_BF16, SPIN_SWIZZLE_NONE};
-    assert_int_equal(spin_tile_bytes(&llama), 4096); /* D20: 4 KiB a tile pair */
+    assert_int_equal(spin_tile_bytes(&llama), 4096); /* 4 KiB: 8 tokens, K and V */
     assert_int_equal(spin_block_bytes(&llama), 32 * 8 * 16 * 4096);
 }
 
