@@ -43,7 +43,7 @@ SPIN_MUST_USE spin_status spin_join_create(struct spin_loop *loop, struct spin_r
                                            struct spin_join **out, struct spin_error *err);
 /* Sends a status at once, without waiting for the interval: a drain, a role. */
 void spin_join_report(struct spin_join *join);
-/* Says goodbye to every router; no more statuses, no more dialling. */
+/* Says goodbye to every router; no more statuses, no more dialling. `reason`: up to 200 bytes. */
 void spin_join_leave(struct spin_join *join, const char *reason);
 uint32_t spin_join_connected(const struct spin_join *join); /* routers that have welcomed us */
 void spin_join_destroy(struct spin_join *join);             /* NULL is allowed */

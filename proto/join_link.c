@@ -18,9 +18,13 @@
 /* What a router may ask for. */
 #define INTERVAL_MIN_MS 50u
 #define INTERVAL_MAX_MS 10000u
-/* A welcome is a few dozen bytes; a status takes under 100, so this many wait for the wire. */
+/* A welcome is a few dozen bytes. */
 #define WELCOME_BYTES_MAX (UINT64_C(64) << 10)
+/* What waits for the wire: a status takes up to about 4.5 KB, nearly all of it the 32 requests of a
+ * worker, so a dozen of them; the goodbye is not to be the one that finds no room. */
 #define OUTBOX_BYTES (UINT64_C(64) << 10)
+#define GOODBYE_BYTES UINT64_C(256) /* with its length field */
+#define REASON_BYTES_MAX 200u       /* of a goodbye */
 
 /* --- on the rpc thread --- */
 
@@ -104,14 +108,6 @@ static void on_ended(struct spin_loop_message *message)
     end_stream(link);
 }
 
-static void send(struct spin_join_link *link, const Spin__V1__MemberMessage *message)
-{
-    if (spin_rpc_client_call_send(link->call, &message->base) != SPIN_OK) {
-        /* A router that does not read misses a status; the next one says all again. */
-        SPIN_DEBUG_LOG("status dropped: router=%s", link->address);
-    }
-}
-
 static void send_status(struct spin_join_link *link)
 {
     const struct spin_join_config *config = &link->join->config;
@@ -121,7 +117,10 @@ static void send_status(struct spin_join_link *link)
     Spin__V1__MemberMessage message;
     spin__v1__member_message__init(&message);
     message.status = &status;
-    send(link, &message);
+    if (spin_rpc_client_call_send(link->call, &message.base, GOODBYE_BYTES) != SPIN_OK) {
+        /* A router that does not read misses a status; the next one says all again. */
+        SPIN_DEBUG_LOG("status dropped: router=%s", link->address);
+    }
 }
 
 static void on_welcome(struct spin_loop_message *message)
@@ -236,7 +235,9 @@ void spin_join_link_leave(struct spin_join_link *link, const char *reason)
     Spin__V1__MemberMessage message;
     spin__v1__member_message__init(&message);
     message.goodbye = &goodbye;
-    send(link, &message);
+    SPIN_ASSERT_LE(strlen(reason), REASON_BYTES_MAX);
+    const spin_status status = spin_rpc_client_call_send(link->call, &message.base, 0);
+    SPIN_ASSERT_EQ(status, SPIN_OK); /* every status has left room for it */
     spin_rpc_client_call_close_send(link->call);
     link->state = SPIN_JOIN_ENDING;
 }

@@ -475,7 +475,7 @@ void spin_rpc_call_append(struct spin_rpc_call *call, const struct ProtobufCMess
     spin_mutex_lock(&call->mutex);
     SPIN_ASSERT(!call->finished);
     if (!call->closed && !call->overflowed) {
-        call->overflowed = spin_rpc_outbox_push(&call->outbox, message) != SPIN_OK;
+        call->overflowed = spin_rpc_outbox_push(&call->outbox, message, 0) != SPIN_OK;
         schedule = claim_schedule(call);
     }
     spin_mutex_unlock(&call->mutex);

@@ -72,10 +72,12 @@ SPIN_MUST_USE spin_status spin_rpc_client_submit(struct spin_rpc_client *client,
                                                  const struct spin_rpc_request *request,
                                                  struct spin_rpc_client_call **out,
                                                  struct spin_error *err);
-/* sends_stream only, before close_send. EXHAUSTED: over outbox_bytes, nothing was queued. OK when
- * the call is over: the message goes nowhere and `finished` says why. */
+/* sends_stream only, before close_send. EXHAUSTED: fewer than `reserve` of outbox_bytes would be
+ * left, nothing was queued; so a message that can be missed leaves room for one that cannot. OK
+ * when the call is over: the message goes nowhere and `finished` says why. */
 SPIN_MUST_USE spin_status spin_rpc_client_call_send(struct spin_rpc_client_call *call,
-                                                    const struct ProtobufCMessage *message);
+                                                    const struct ProtobufCMessage *message,
+                                                    uint64_t reserve);
 void spin_rpc_client_call_close_send(struct spin_rpc_client_call *call);
 /* A request, not an order: `finished` still comes. */
 void spin_rpc_client_call_cancel(struct spin_rpc_client_call *call);

@@ -301,12 +301,13 @@ spin_status spin_rpc_client_submit(struct spin_rpc_client *client,
 }
 
 spin_status spin_rpc_client_call_send(struct spin_rpc_client_call *call,
-                                      const struct ProtobufCMessage *message)
+                                      const struct ProtobufCMessage *message, uint64_t reserve)
 {
     SPIN_ASSERT(call->request.sends_stream);
     spin_mutex_lock(&call->mutex);
     SPIN_ASSERT(!call->closing);
-    const spin_status status = call->ended ? SPIN_OK : spin_rpc_outbox_push(&call->outbox, message);
+    const spin_status status =
+        call->ended ? SPIN_OK : spin_rpc_outbox_push(&call->outbox, message, reserve);
     const struct send_plan plan = plan_send(call);
     spin_mutex_unlock(&call->mutex);
     start_send(call, &plan);

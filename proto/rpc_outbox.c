@@ -46,11 +46,12 @@ static void compact(struct spin_rpc_outbox *outbox)
 }
 
 spin_status spin_rpc_outbox_push(struct spin_rpc_outbox *outbox,
-                                 const struct ProtobufCMessage *message)
+                                 const struct ProtobufCMessage *message, uint64_t reserve)
 {
     const uint64_t bytes = protobuf_c_message_get_packed_size(message);
     const uint64_t waiting = outbox->write_offset - outbox->read_offset;
-    if (bytes > outbox->capacity || waiting + LENGTH_BYTES + bytes > outbox->capacity) {
+    const uint64_t room = outbox->capacity - waiting;
+    if (room < LENGTH_BYTES + reserve || bytes > room - LENGTH_BYTES - reserve) {
         return SPIN_ERR_EXHAUSTED;
     }
     if (outbox->write_offset + LENGTH_BYTES + bytes > outbox->capacity) {

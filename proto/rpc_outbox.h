@@ -30,8 +30,10 @@ struct spin_rpc_outbox {
 SPIN_MUST_USE spin_status spin_rpc_outbox_init(struct spin_rpc_outbox *outbox, uint64_t capacity);
 void spin_rpc_outbox_deinit(struct spin_rpc_outbox *outbox); /* zeroed storage is allowed */
 
+/* `reserve` bytes stay free, for a later message that must find room; 0: all may be used. */
 SPIN_MUST_USE spin_status spin_rpc_outbox_push(struct spin_rpc_outbox *outbox,
-                                               const struct ProtobufCMessage *message);
+                                               const struct ProtobufCMessage *message,
+                                               uint64_t reserve);
 /* How many bytes the next take will write: of one message, or of all when `merge`. 0 when empty
  * or when the messages are empty: see `count`. */
 uint64_t spin_rpc_outbox_next_bytes(const struct spin_rpc_outbox *outbox, bool merge);

@@ -35,7 +35,7 @@ SPIN_BEGIN_DECLS
 struct spin_rpc_server; /* private to rpc_server.c */
 struct spin_rpc_call;   /* private to rpc_call.c */
 
-/* D14: no message is larger than this, but Generate's request. */
+/* No message is larger than this, but Generate's request. */
 #define SPIN_RPC_MESSAGE_BYTES_MAX (UINT64_C(1) << 20)
 #define SPIN_RPC_GENERATE_BYTES_MAX (UINT64_C(16) << 20)
 #define SPIN_RPC_METHODS_MAX 16u

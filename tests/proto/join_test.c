@@ -8,6 +8,7 @@
 #include "tests/spin_test.h"
 
 #include <stdatomic.h>
+#include <unistd.h>
 
 #define LIMIT_NS (20 * SPIN_NS_PER_S) /* a test that waits longer has failed */
 #define INTERVAL_MS 100u
@@ -30,6 +31,7 @@ struct router {
     uint32_t interval_ms; /* of the welcome; NEVER: no welcome */
     bool refuses;         /* the hello */
     bool ends;            /* the stream, after the first status */
+    _Atomic bool deaf;    /* from the first status on its thread stands still for so long */
     /* Written on the rpc thread. */
     _Atomic uint32_t hellos;
     _Atomic uint32_t statuses;
@@ -107,6 +109,9 @@ static void on_message(void *context, struct spin_rpc_call *call,
         atomic_fetch_add(&router->drains, message->status->draining ? 1 : 0);
         atomic_store(&router->running,
                      message->status->load == NULL ? 0 : message->status->load->running);
+        while (atomic_load(&router->deaf)) {
+            (void)usleep(1000);
+        }
         if (router->ends) {
             finish(stream, call, SPIN_OK, NULL);
         }
@@ -179,7 +184,9 @@ struct member {
     Spin__V1__Peer peer;
     Spin__V1__Hello hello;
     Spin__V1__WorkerLoad load;
+    char *role; /* NULL: none is said */
     bool draining;
+    uint32_t statuses;
     uint32_t left;
     /* What `until` waits for. */
     struct spin_timer *timer;
@@ -194,6 +201,8 @@ static void fill_status(void *context, Spin__V1__MemberStatus *status)
     struct member *member = context;
     status->load = &member->load;
     status->draining = member->draining;
+    status->role = member->role != NULL ? member->role : status->role;
+    member->statuses++;
 }
 
 static void on_left(void *context)
@@ -451,6 +460,52 @@ static void test_the_interval_is_clamped(void **state)
     router_stop(&router);
 }
 
+static bool has_one_status(void *context)
+{
+    return atomic_load(&((struct router *)context)->statuses) == 1;
+}
+
+static void report(struct member *member, uint32_t times)
+{
+    for (uint32_t i = 0; i < times; i++) {
+        spin_join_report(member->join);
+    }
+}
+
+/* While a router stands still, windows fill, then what waits; statuses are missed, and the goodbye
+ * is not. */
+static void test_statuses_leave_room_for_the_goodbye(void **state)
+{
+    (void)state;
+    enum { LARGE = 5000, REPORTS = 200 };
+    struct router router = router_make("r", 10000);
+    router.deaf = true;
+    router_start(&router, "127.0.0.1:0", NULL);
+    struct member member;
+    member_open(&member);
+    char role[LARGE];
+    memset(role, 'r', LARGE - 1);
+    role[LARGE - 1] = '\0';
+    member.role = role;
+    struct spin_error err = {0};
+    SPIN_EXPECT_OK(member_join(&member, router.address, NULL, &err), &err);
+    until(&member, has_one_status, &router);
+    report(&member, REPORTS);
+    for_a_while(&member, 50 * SPIN_NS_PER_MS); /* what the windows take is gone */
+    report(&member, REPORTS);
+    role[1] = '\0'; /* small ones, for the last bytes */
+    report(&member, REPORTS);
+    spin_join_leave(member.join, "going home");
+    atomic_store(&router.deaf, false);
+    until(&member, has_left, &member);
+    assert_int_equal(atomic_load(&router.goodbyes), 1);
+    assert_int_equal(member.statuses, 1 + 3 * REPORTS);
+    assert_in_range(atomic_load(&router.statuses), 2, member.statuses - 1);
+    assert_int_equal(atomic_load(&router.wrong), 0);
+    member_close(&member);
+    router_stop(&router);
+}
+
 static void test_the_token_opens_the_door(void **state)
 {
     (void)state;
@@ -579,6 +634,7 @@ int main(void)
         cmocka_unit_test(test_a_refusal_is_asked_again_more_and_more_rarely),
         cmocka_unit_test(test_a_router_that_never_welcomes_is_dropped),
         cmocka_unit_test(test_the_interval_is_clamped),
+        cmocka_unit_test(test_statuses_leave_room_for_the_goodbye),
         cmocka_unit_test(test_the_token_opens_the_door),
         cmocka_unit_test(test_every_router_is_joined_and_every_address_of_one_counts_once),
         cmocka_unit_test(test_bad_addresses_are_named),

@@ -30,13 +30,13 @@ static uint64_t packed_bytes(int32_t value)
     return protobuf_c_message_get_packed_size(&message.base);
 }
 
-static spin_status push(struct spin_rpc_outbox *outbox, int32_t value)
+static spin_status push(struct spin_rpc_outbox *outbox, int32_t value, uint64_t reserve)
 {
     Spin__V1__GenerateResponse message;
     Spin__V1__Token token;
     Spin__V1__Token *list;
     make_message(&message, &token, &list, value);
-    return spin_rpc_outbox_push(outbox, &message.base);
+    return spin_rpc_outbox_push(outbox, &message.base, reserve);
 }
 
 struct model {
@@ -73,8 +73,9 @@ static void run_against_model(uint64_t seed, bool merge)
     while (model.end < MODEL_MAX) {
         const int32_t value = (int32_t)(spin_rng_u32(&rng) >> spin_rng_below(&rng, 32));
         const uint64_t needed = packed_bytes(value) + LENGTH_BYTES;
-        const bool fits = model.bytes + needed <= CAPACITY;
-        SPIN_EXPECT_STATUS(push(&outbox, value), fits ? SPIN_OK : SPIN_ERR_EXHAUSTED);
+        const uint64_t reserve = spin_rng_below(&rng, 2) == 0 ? 0 : spin_rng_below(&rng, CAPACITY);
+        const bool fits = model.bytes + needed + reserve <= CAPACITY;
+        SPIN_EXPECT_STATUS(push(&outbox, value, reserve), fits ? SPIN_OK : SPIN_ERR_EXHAUSTED);
         refused += !fits;
         if (fits) {
             model.values[model.end++] = value;
@@ -108,9 +109,9 @@ static void test_empty_messages_count(void **state)
     Spin__V1__GenerateResponse empty;
     spin__v1__generate_response__init(&empty);
     for (uint32_t i = 0; i < 3; i++) {
-        SPIN_EXPECT_STATUS(spin_rpc_outbox_push(&outbox, &empty.base), SPIN_OK);
+        SPIN_EXPECT_STATUS(spin_rpc_outbox_push(&outbox, &empty.base, 0), SPIN_OK);
     }
-    SPIN_EXPECT_STATUS(spin_rpc_outbox_push(&outbox, &empty.base), SPIN_ERR_EXHAUSTED);
+    SPIN_EXPECT_STATUS(spin_rpc_outbox_push(&outbox, &empty.base, 0), SPIN_ERR_EXHAUSTED);
     uint8_t nothing[1];
     assert_int_equal(spin_rpc_outbox_next_bytes(&outbox, false), 0);
     spin_rpc_outbox_take(&outbox, false, nothing);
@@ -127,10 +128,24 @@ static void test_a_message_over_the_capacity_is_refused(void **state)
     struct spin_rpc_outbox outbox = {0};
     const uint64_t bytes = packed_bytes(300);
     SPIN_EXPECT_STATUS(spin_rpc_outbox_init(&outbox, bytes + LENGTH_BYTES - 1), SPIN_OK);
-    SPIN_EXPECT_STATUS(push(&outbox, 300), SPIN_ERR_EXHAUSTED);
+    SPIN_EXPECT_STATUS(push(&outbox, 300, 0), SPIN_ERR_EXHAUSTED);
     spin_rpc_outbox_deinit(&outbox);
     SPIN_EXPECT_STATUS(spin_rpc_outbox_init(&outbox, bytes + LENGTH_BYTES), SPIN_OK);
-    SPIN_EXPECT_STATUS(push(&outbox, 300), SPIN_OK);
+    SPIN_EXPECT_STATUS(push(&outbox, 300, 0), SPIN_OK);
+    spin_rpc_outbox_deinit(&outbox);
+}
+
+static void test_what_is_reserved_stays_free(void **state)
+{
+    (void)state;
+    struct spin_rpc_outbox outbox = {0};
+    const uint64_t bytes = packed_bytes(300) + LENGTH_BYTES;
+    SPIN_EXPECT_STATUS(spin_rpc_outbox_init(&outbox, 2 * bytes), SPIN_OK);
+    SPIN_EXPECT_STATUS(push(&outbox, 300, bytes + 1), SPIN_ERR_EXHAUSTED);
+    SPIN_EXPECT_STATUS(push(&outbox, 300, UINT32_MAX), SPIN_ERR_EXHAUSTED);
+    SPIN_EXPECT_STATUS(push(&outbox, 300, bytes), SPIN_OK);
+    SPIN_EXPECT_STATUS(push(&outbox, 300, bytes), SPIN_ERR_EXHAUSTED);
+    SPIN_EXPECT_STATUS(push(&outbox, 300, 0), SPIN_OK);
     spin_rpc_outbox_deinit(&outbox);
 }
 
@@ -140,6 +155,7 @@ int main(void)
         cmocka_unit_test(test_equals_a_naive_queue),
         cmocka_unit_test(test_empty_messages_count),
         cmocka_unit_test(test_a_message_over_the_capacity_is_refused),
+        cmocka_unit_test(test_what_is_reserved_stays_free),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

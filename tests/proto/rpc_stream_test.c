@@ -288,7 +288,7 @@ static spin_status send_token(struct reply *reply, int32_t value)
     spin__v1__generate_request__init(&message);
     message.prompt_tokens = &value;
     message.n_prompt_tokens = 1;
-    return spin_rpc_client_call_send(reply->call, &message.base);
+    return spin_rpc_client_call_send(reply->call, &message.base, 0);
 }
 
 static void expect_end(struct reply *reply, enum spin_rpc_code code, const char *text)
@@ -407,7 +407,7 @@ static void test_messages_we_cannot_take(void **state)
     spin__v1__generate_request__init(&large);
     large.prompt_tokens = tokens;
     large.n_prompt_tokens = 5000;
-    assert_int_equal(spin_rpc_client_call_send(reply->call, &large.base), SPIN_OK);
+    assert_int_equal(spin_rpc_client_call_send(reply->call, &large.base, 0), SPIN_OK);
     free(tokens);
     wait_for(fixture, &fixture->gone, 1);
     expect_end(reply, SPIN_RPC_RESOURCE_EXHAUSTED, "at most 4096");
@@ -417,7 +417,7 @@ static void test_messages_we_cannot_take(void **state)
     Spin__V1__Finish finish;
     spin__v1__finish__init(&finish);
     finish.error = name; /* field 4 of GenerateRequest is a message */
-    assert_int_equal(spin_rpc_client_call_send(reply->call, &finish.base), SPIN_OK);
+    assert_int_equal(spin_rpc_client_call_send(reply->call, &finish.base, 0), SPIN_OK);
     wait_for(fixture, &fixture->gone, 2);
     expect_end(reply, SPIN_RPC_INVALID_ARGUMENT, "malformed");
 
@@ -448,7 +448,7 @@ static void test_slow_server_exhausts_the_outbox(void **state)
     message.n_prompt_tokens = SPIN_ARRAY_COUNT(payload);
     while (refused < 100) {
         payload[0] = (int32_t)(sent % 1000);
-        const spin_status status = spin_rpc_client_call_send(reply->call, &message.base);
+        const spin_status status = spin_rpc_client_call_send(reply->call, &message.base, 0);
         assert_true(status == SPIN_OK || status == SPIN_ERR_EXHAUSTED);
         sent += status == SPIN_OK;
         refused = status == SPIN_OK ? 0 : refused + 1;

@@ -216,7 +216,7 @@ static void open_join(struct peer *peer, struct spin_rpc_client *client)
 
 static void send_message(struct peer *peer, const Spin__V1__MemberMessage *message)
 {
-    assert_int_equal(spin_rpc_client_call_send(peer->call, &message->base), SPIN_OK);
+    assert_int_equal(spin_rpc_client_call_send(peer->call, &message->base, 0), SPIN_OK);
 }
 
 static void say_hello(struct peer *peer, uint64_t incarnation, uint32_t vocab)
