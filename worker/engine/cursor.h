@@ -1,4 +1,4 @@
-/* cursor: the walk of one prompt over the grid (super-chunk, layer, chunk) (D4).
+/* cursor: the walk of one prompt over the grid (super-chunk, layer, chunk).
  *
  * Why        A unit, one chunk of one layer, is the grain at which prefill can be paused, cancelled
  *            and shared. Super-chunks are outermost, so that a finished one is a whole prefix;

@@ -27,14 +27,14 @@ struct request {
     uint32_t computed;         /* prefilled: tokens that have been through the model */
     uint32_t slot;             /* PREFILL */
 
-    uint32_t expected_tokens; /* in flight: what its claims cover */
-    uint32_t blocks_held;     /* opened */
-    uint32_t blocks_claimed;  /* opened; >= blocks_held */
-    uint32_t slabs_needed;    /* in flight: for its next pass */
-    uint32_t slabs_claimed;   /* in flight; >= slabs_needed */
-    uint32_t overtaken;       /* how often somebody was admitted before it, out of turn */
-    bool preempted;           /* at least once */
-    bool held;                /* ENDED: it had a sequence */
+    uint32_t blocks_held;    /* opened */
+    uint32_t blocks_claimed; /* opened; >= blocks_held */
+    uint32_t slabs_needed;   /* in flight: for its next pass */
+    uint32_t slabs_claimed;  /* in flight; >= slabs_needed */
+    uint32_t slabs_expected; /* in flight: the floor of as many tokens as were expected of it */
+    uint32_t overtaken;      /* how often somebody was admitted before it, out of turn */
+    bool preempted;          /* at least once */
+    bool held;               /* ENDED: it had a sequence */
     enum spin_finish_reason reason;
 };
 
@@ -247,13 +247,16 @@ static uint32_t slabs_for_pass(const struct spin_scheduler *scheduler,
 }
 
 /* Growing past the claim is the overcommitment: whoever gave way for it must not come back before
- * there is room for both. */
+ * there is room for both. What prefill claimed is given back by the first decode step alone: until
+ * that begins, the sequence has its arena. */
 static void grow(struct spin_scheduler *scheduler, struct request *request)
 {
+    const bool has_stepped = request->computed > request->cursor.tokens;
     const uint32_t blocks = blocks_for(request->known_tokens);
     const uint32_t slabs = slabs_for_pass(scheduler, request);
+    const uint32_t kept = has_stepped ? request->slabs_expected : request->slabs_claimed;
     set_blocks(scheduler, request, request->blocks_held, SPIN_MAX(blocks, request->blocks_claimed));
-    set_slabs(scheduler, request, slabs, SPIN_MAX(slabs, request->slabs_claimed));
+    set_slabs(scheduler, request, slabs, SPIN_MAX(slabs, kept));
 }
 
 void spin_scheduler_submit(struct spin_scheduler *scheduler,
@@ -390,12 +393,10 @@ static uint32_t expected_tokens(const struct spin_scheduler *scheduler,
     return all ? request->tokens_max : (uint32_t)expected;
 }
 
-static uint32_t slabs_to_claim(const struct spin_scheduler *scheduler,
+static uint32_t slabs_expected(const struct spin_scheduler *scheduler,
                                const struct request *request)
 {
-    const uint32_t later =
-        spin_kv_floor_slabs(scheduler->config.budget, expected_tokens(scheduler, request));
-    return SPIN_MAX(later, slabs_for_pass(scheduler, request));
+    return spin_kv_floor_slabs(scheduler->config.budget, expected_tokens(scheduler, request));
 }
 
 /* True when the tiers have room for what it would claim. */
@@ -404,7 +405,8 @@ static bool fits(const struct spin_scheduler *scheduler, const struct request *r
     const struct spin_scheduler_config *config = &scheduler->config;
     const uint64_t blocks = scheduler->blocks_claimed - request->blocks_claimed +
                             blocks_for(expected_tokens(scheduler, request));
-    const uint64_t slabs = scheduler->slabs_claimed + slabs_to_claim(scheduler, request);
+    const uint64_t slabs = scheduler->slabs_claimed + SPIN_MAX(slabs_expected(scheduler, request),
+                                                               slabs_for_pass(scheduler, request));
     const uint32_t opened = scheduler->flight.count + scheduler->suspended;
     return blocks <= config->kv_blocks && slabs <= config->kv_slabs &&
            (request->opened || opened < config->max_num_seqs);
@@ -488,13 +490,14 @@ static bool try_admit(struct spin_scheduler *scheduler, struct spin_command *out
         from_link(link)->overtaken++;
     }
     const uint32_t blocks = blocks_for(expected_tokens(scheduler, request));
-    const uint32_t slabs = slabs_to_claim(scheduler, request);
+    const uint32_t slabs = slabs_for_pass(scheduler, request);
+    request->slabs_expected = slabs_expected(scheduler, request);
     remove_waiting(scheduler, request);
     insert_flight(scheduler, request);
     const bool opened = request->opened;
     const uint32_t written = start_place(scheduler, request);
     const uint32_t tokens = request->prefilled ? request->computed : request->cursor.tokens;
-    set_slabs(scheduler, request, slabs_for_pass(scheduler, request), slabs);
+    set_slabs(scheduler, request, slabs, SPIN_MAX(slabs, request->slabs_expected));
     set_blocks(scheduler, request, SPIN_MAX(blocks_for(tokens), request->blocks_held), blocks);
     request->opened = true;
     *out = (struct spin_command){.kind = SPIN_COMMAND_ADMIT,

@@ -1,4 +1,4 @@
-/* scheduler: which request runs next; pure: events in, commands out, time as an argument (D17).
+/* scheduler: which request runs next; pure: events in, commands out, time as an argument.
  *
  * Why        Fairness, admission and preemption are decided in one place that a test can drive
  *            through years of traffic in a second.
@@ -18,7 +18,8 @@
  *            one prefills all it knows.
  * Resources  Host blocks for every token, and HBM slabs by kvstore/manager/budget.h: in prefill
  *            what a prompt claims (its floor or its arena), afterwards the floor of the next step.
- *            At every ADMIT and DECODE what everybody in flight needs fits the pool.
+ *            An arena is exchanged when the first decode step begins, so it is claimed until that
+ *            step is over. At every ADMIT and DECODE what everybody in flight needs fits the pool.
  * Admission  In order of arrival, while a sequence and a prefill slot are free and blocks and slabs
  *            that everybody in flight claims leave room. A claim covers the tokens known and
  *            output_expected_tokens more (all that are asked for, if fewer), so both may be

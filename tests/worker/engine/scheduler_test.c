@@ -265,6 +265,41 @@ static void test_suspension_in_prefill(void **state)
     assert_int_equal(world.comebacks_in_prefill, 1);
 }
 
+/* A prompt's arena is claimed until the first decode step is over; then two run where the arenas of
+ * both were too much. 2,560 tokens: 20 slabs of each row of a layer; afterwards 3 of every row. */
+static void test_an_arena_is_claimed_for_prefill_alone(void **state)
+{
+    (void)state;
+    enum { PROMPT = 2560, ARENA = 20 * KV_HEADS, FLOOR = 3 * LAYERS * KV_HEADS };
+    struct spin_scheduler_config config = spin_world_config();
+    config.budget = &spin_world_sparse;
+    config.kv_blocks = 64;
+    config.kv_slabs = ARENA + FLOOR;
+    struct world world;
+    spin_world_set_up(&world, &config);
+    spin_world_submit(&world, 0, PROMPT, 400);
+    spin_world_submit(&world, 1, PROMPT, 400);
+    struct spin_command command;
+    struct spin_scheduler_stats stats;
+    do {
+        (void)spin_world_step(&world, &command);
+        spin_scheduler_get_stats(world.scheduler, &stats);
+        assert_int_equal(stats.in_flight, 1);
+        assert_int_equal(stats.slabs_claimed, world.requests[0].has_arena ? ARENA : FLOOR);
+    } while (command.kind != SPIN_COMMAND_DECODE);
+    assert_int_equal(world.requests[0].known, PROMPT + 2);
+    assert_int_equal(spin_world_step(&world, &command), SPIN_COMMAND_ADMIT);
+    assert_int_equal(command.request, 1);
+    while (world.requests[1].has_arena) {
+        (void)spin_world_step(&world, &command);
+        spin_scheduler_get_stats(world.scheduler, &stats);
+    }
+    assert_int_equal(world.requests[0].state, RUNNING);
+    assert_int_equal(stats.slabs_claimed, 2 * FLOOR);
+    spin_world_tear_down(&world);
+    assert_int_equal(world.suspensions, 0);
+}
+
 /* What is known beyond the prompt goes through decode steps, without a draw, and nobody else waits
  * for it. */
 static void test_replay(void **state)
@@ -416,6 +451,7 @@ int main(void)
         cmocka_unit_test(test_preemption_of_the_youngest),
         cmocka_unit_test(test_suspension_of_the_youngest),
         cmocka_unit_test(test_suspension_in_prefill),
+        cmocka_unit_test(test_an_arena_is_claimed_for_prefill_alone),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_replay_after_preemption),
         cmocka_unit_test(test_suspended_blocks_are_given_up),

@@ -140,6 +140,22 @@ static uint64_t slabs_needed(const struct world *world)
     return slabs;
 }
 
+/* What everybody in flight cannot be pressed below between two passes. */
+static uint64_t slabs_held(const struct world *world)
+{
+    const struct spin_kv_budget *budget = world->config.budget;
+    uint64_t slabs = 0;
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        const struct model_request *request = &world->requests[i];
+        if (request->has_arena) {
+            slabs += spin_kv_claim_slabs(budget, request->prefill);
+        } else if (request->state == RUNNING) {
+            slabs += spin_kv_floor_slabs(budget, request->computed + 1);
+        }
+    }
+    return slabs;
+}
+
 /* Of everybody: what a step will have reserved. */
 static uint32_t blocks_after_step(const struct world *world)
 {
@@ -252,7 +268,9 @@ static void on_admit(struct world *world, const struct spin_command *command)
     }
     request->reserved = SPIN_MAX(request->reserved, command->tokens);
     request->was_preempted = false;
+    request->has_arena = request->state == PREFILL;
     assert_true(slabs_needed(world) <= world->config.kv_slabs);
+    assert_true(slabs_held(world) <= world->config.kv_slabs);
 }
 
 /* Nobody of the same kind (in flight, or suspended) is younger. */
@@ -275,6 +293,7 @@ static void on_suspend(struct world *world, const struct spin_command *command)
     assert_true(count_flight(world) > 1); /* the oldest is never asked */
     assert_true(slabs_needed(world) > world->config.kv_slabs);
     request->state = SUSPENDED;
+    request->has_arena = false;
     request->next.layer = 0;
     request->next.begin = request->next.super_begin;
     world->suspensions++;
@@ -293,6 +312,7 @@ static void on_preempt(struct world *world, const struct spin_command *command)
     expect_youngest(world, request);
     assert_true(count_flight(world) == 0 || blocks_after_step(world) > world->config.kv_blocks);
     request->state = WAITING;
+    request->has_arena = false;
     request->reserved = 0;
     request->prefilled = false;
     request->computed = 0;
@@ -314,6 +334,7 @@ static void on_finish(struct world *world, const struct spin_command *command)
         assert_int_equal(request->known, request->tokens_max);
     }
     request->state = ABSENT;
+    request->has_arena = false;
     request->reserved = 0;
     request->finishes++;
     assert_int_equal(request->finishes, 1);
@@ -392,6 +413,7 @@ static void on_decode(struct world *world, const struct spin_command *command)
     check_world(world); /* all of them fit at once */
     for (uint32_t i = 0; i < command->batch_count; i++) {
         struct model_request *request = &world->requests[command->batch[i]];
+        request->has_arena = false;
         request->computed++;
         if (i < command->draw_count) {
             request->known++;

@@ -33,6 +33,7 @@ struct model_request {
     uint32_t prefill;      /* tokens that prefill covers */
     struct spin_unit next; /* the unit that has to come next */
     bool prefilled;
+    bool has_arena; /* since the admission to its prefill, until a decode step or a suspension */
     uint32_t computed;
     uint32_t passed;    /* how often a later one was admitted first */
     bool was_preempted; /* and is waiting since */
