@@ -197,9 +197,10 @@ static const struct spin_option status_options[] = {
      STATUS(requests),
      .default_value = "false",
      NO_RANGE,
-     .help = "Also prints a line for each request that holds KV, at most 64 a worker: resident, "
-             "buffered or suspended; budget, mandatory pages and working set of a layer's KV "
-             "head."},
+     .help =
+         "Also prints a line for each request that holds KV, the 32 oldest of a worker and fewer "
+         "in a cluster of more than 64: resident, buffered or suspended; budget, mandatory "
+         "pages and working set of a layer's KV head."},
     {.name = "watch",
      .type = SPIN_OPTION_BOOL,
      STATUS(watch),

@@ -2,7 +2,7 @@
  *
  * Why        One thread owns the device, the KV and every sequence, and turns a bounded inbox of
  *            requests into tokens: continuous batching of decode steps with prefill units in
- *            between (D4). No step allocates after warm-up.
+ *            between. No step allocates after warm-up.
  * Ownership  The engine borrows the model and the clock, owns its stream, KV, scheduler and thread.
  * Threading  create, start, stop, destroy: one control thread. submit, cancel, load: any thread.
  * Units      Tokens, bytes, nanoseconds.
@@ -24,15 +24,18 @@ SPIN_BEGIN_DECLS
 struct spin_engine; /* private to engine.c */
 
 struct spin_engine_config {
-    uint32_t max_model_len;          /* tokens; 0: what the model was made for */
+    uint32_t max_model_len;          /* tokens; 0: what model and tiers hold, the smaller */
     uint32_t max_num_seqs;           /* running at once; default 32, 1..1024 */
     uint32_t max_num_batched_tokens; /* prefill between two decode steps; default 256 on CPU */
-    uint32_t super_chunk_tokens;     /* default 2048 on CPU (D4); a multiple of SPIN_BLOCK_TOKENS */
+    uint32_t super_chunk_tokens;     /* default 2048 on CPU; a multiple of SPIN_BLOCK_TOKENS */
     uint32_t chunk_tokens;           /* one unit's tokens; default 128 on CPU */
     uint32_t max_waiting;            /* the queue's bound; default 256 */
     uint32_t threads;                /* compute threads; 0: the cores there are */
-    uint64_t kv_hbm_bytes;  /* slots; 0: max_num_seqs sequences, at most an eighth of memory */
+    /* Slots; 0: room for max_num_seqs sequences, at most an eighth of the memory, but for one of
+     * max_model_len at least. */
+    uint64_t kv_hbm_bytes;
     uint64_t kv_host_bytes; /* blocks; 0: the same rule */
+    uint64_t memory_bytes;  /* what those defaults are shares of; 0: what this process may use */
     enum spin_kv_replacement kv_replacement;
     struct spin_sparse_options sparse;
     const struct spin_ops *ops; /* NULL: spin_ops_best_cpu() */
@@ -51,6 +54,7 @@ struct spin_engine_load {
     uint64_t preemptions;
     uint64_t suspensions;
     uint64_t kv_hits;
+    uint64_t kv_misses;
     uint64_t kv_pages_retrieved;
     uint64_t kv_evictions;
     uint64_t kv_table_bytes;     /* HBM, summaries and lists not counted */

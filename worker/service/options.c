@@ -104,7 +104,8 @@ static const struct spin_option options[] = {
      .min = 0,
      .max = CONTEXT_MAX,
      .unit = "tokens",
-     .help = "Longest sequence, prompt and output together; 0: what the model was made for."},
+     .help = "Longest sequence, prompt and output together; 0: what the model was made for, "
+             "or what the tiers hold if that is less."},
     {.name = "max-num-seqs",
      .type = SPIN_OPTION_U32,
      FIELD(max_num_seqs),
@@ -156,14 +157,15 @@ static const struct spin_option options[] = {
      .default_value = "0",
      NO_RANGE,
      .help = "The HBM tier: slots for the KV pages that the next steps read; 0: room for "
-             "max-num-seqs sequences or an eighth of the memory, the smaller."},
+             "max-num-seqs sequences or an eighth of the memory, the smaller, but for one of "
+             "max-model-len in any case; tiers without a size take half of the memory at most."},
     {.name = "kv-host-bytes",
      .type = SPIN_OPTION_BYTES,
      FIELD(kv_host_bytes),
      .default_value = "0",
      NO_RANGE,
-     .help = "The host tier: blocks for the KV of every token in flight; 0: room for max-num-seqs "
-             "sequences or an eighth of the memory, the smaller."},
+     .help = "The host tier: blocks for the KV of every token in flight; 0: the same rule as "
+             "for kv-hbm-bytes."},
     {.name = "kv-replacement",
      .type = SPIN_OPTION_CHOICE,
      FIELD(kv_replacement),
@@ -179,7 +181,8 @@ static const struct spin_option options[] = {
      .choices = "dense,quest,shadowkv", /* the order of spin_sparse_algorithms */
      NO_RANGE,
      .help = "What a decode step reads of its context: dense, all of it; quest and shadowkv, the "
-             "pages that they score highest. All workers of a cluster should run the same."},
+             "pages that they score highest. All workers of a cluster should run the same, with "
+             "the same sparse-budget and sparse-min-context: an answer depends on all three."},
     {.name = "sparse-budget",
      .type = SPIN_OPTION_U32,
      FIELD(sparse_budget),
@@ -188,7 +191,8 @@ static const struct spin_option options[] = {
      .max = CONTEXT_MAX,
      .unit = "tokens",
      .help = "Chosen by a sparse step for each layer and KV head; 0: the algorithm's default, "
-             "1024 for quest, the larger of 256 and a 64th of the context for shadowkv."},
+             "1024 for quest, the larger of 256 and a 64th of the context for shadowkv. At least "
+             "16 for quest, whose first two layers read everything, and 8 for shadowkv."},
     {.name = "sparse-min-context",
      .type = SPIN_OPTION_U32,
      FIELD(sparse_min_context),

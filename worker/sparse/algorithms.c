@@ -31,7 +31,21 @@ struct spin_sparse_options spin_sparse_options_default(void)
                                         .verify = false};
 }
 
-uint32_t spin_sparse_summary_bytes(const struct spin_sparse_options *options, uint32_t head_dim)
+spin_status spin_sparse_check(const struct spin_sparse_options *options, struct spin_error *err)
+{
+    const struct spin_sparse_algorithm *algorithm = options->algorithm;
+    SPIN_ASSERT(algorithm != NULL);
+    const bool chooses = algorithm->summary != SPIN_SUMMARY_NONE;
+    const uint32_t budget = options->budget_tokens;
+    if (chooses && budget != 0 && budget < algorithm->partition_tokens) {
+        return spin_fail(err, SPIN_ERR_INVALID,
+                         "--sparse-budget %u: must be 0 or at least %u, what %s chooses at a time",
+                         budget, algorithm->partition_tokens, algorithm->name);
+    }
+    return SPIN_OK;
+}
+
+static uint32_t summary_bytes(const struct spin_sparse_options *options, uint32_t head_dim)
 {
     static const uint32_t vectors[] = {
         [SPIN_SUMMARY_NONE] = 0, [SPIN_SUMMARY_MEAN] = 1, [SPIN_SUMMARY_BOUNDS] = 2};
@@ -96,7 +110,7 @@ void spin_sparse_fill_kv_config(const struct spin_sparse_options *options,
 {
     config->page_tokens = options->algorithm->page_tokens;
     config->partition_tokens = options->algorithm->partition_tokens;
-    config->summary_bytes = spin_sparse_summary_bytes(options, config->layout.head_dim);
+    config->summary_bytes = summary_bytes(options, config->layout.head_dim);
     config->buffered = options->verify;
     config->demand =
         (struct spin_kv_demand){.context = options, .mandatory = spin_sparse_mandatory};

@@ -11,18 +11,6 @@ struct spin_sparse {
     struct spin_sparse_stats stats;
 };
 
-static spin_status check_options(const struct spin_sparse_options *options, struct spin_error *err)
-{
-    const struct spin_sparse_algorithm *algorithm = options->algorithm;
-    SPIN_ASSERT(algorithm != NULL);
-    if (options->budget_tokens != 0 && options->budget_tokens < algorithm->partition_tokens) {
-        return spin_fail(err, SPIN_ERR_INVALID,
-                         "sparse budget_tokens %u: 0 or at least %u, what %s chooses at a time",
-                         options->budget_tokens, algorithm->partition_tokens, algorithm->name);
-    }
-    return SPIN_OK;
-}
-
 static spin_status alloc_workspace(struct spin_sparse *sparse, struct spin_error *err)
 {
     const struct spin_sparse_config *config = &sparse->config;
@@ -38,7 +26,7 @@ spin_status spin_sparse_create(const struct spin_sparse_config *config, struct s
                                struct spin_error *err)
 {
     SPIN_ASSERT_GE(config->sequences_max, 1);
-    SPIN_TRY(check_options(&config->options, err));
+    SPIN_TRY(spin_sparse_check(&config->options, err));
     struct spin_sparse *sparse = calloc(1, sizeof *sparse);
     if (sparse == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "sparse pipeline: %zu bytes", sizeof *sparse);

@@ -50,7 +50,9 @@ const struct spin_sparse_algorithm *spin_sparse_find(const char *name);
 
 /* Dense, default budget, min_context 4096. */
 struct spin_sparse_options spin_sparse_options_default(void);
-uint32_t spin_sparse_summary_bytes(const struct spin_sparse_options *options, uint32_t head_dim);
+/* INVALID: a budget that does not hold one partition of what the algorithm chooses. */
+SPIN_MUST_USE spin_status spin_sparse_check(const struct spin_sparse_options *options,
+                                            struct spin_error *err);
 /* For spin_kv_config.demand: pages of a row that a step with up to `tokens` visible tokens attends
  * to in `layer`. context: the spin_sparse_options, which must outlive the manager. */
 uint32_t spin_sparse_mandatory(const void *context, uint32_t layer, uint32_t tokens);

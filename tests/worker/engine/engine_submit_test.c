@@ -230,7 +230,9 @@ struct wrong_config {
 static void test_config_is_checked(void **state)
 {
     (void)state;
-    struct wrong_config wrong[15];
+    const struct spin_sparse_options quest_of_8 = {.algorithm = &spin_sparse_quest,
+                                                   .budget_tokens = 8};
+    struct wrong_config wrong[17];
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(wrong); i++) {
         wrong[i].config = spin_harness_config();
     }
@@ -238,26 +240,32 @@ static void test_config_is_checked(void **state)
 #define WRONG(words, member, number) \
     wrong[n].text = (words); \
     wrong[n++].config.member = (number)
-    WRONG("max_model_len 32769: must be 1 to 32768", max_model_len, 32769);
-    WRONG("max_num_seqs 0: must be 1 to 1024", max_num_seqs, 0);
-    WRONG("max_num_seqs 1025", max_num_seqs, 1025);
-    WRONG("max_num_batched_tokens 0", max_num_batched_tokens, 0);
-    WRONG("super_chunk_tokens 200: must be a multiple of 128", super_chunk_tokens, 200);
-    WRONG("super_chunk_tokens 0", super_chunk_tokens, 0);
-    WRONG("chunk_tokens 257: must be 1 to 256", chunk_tokens, 257);
-    WRONG("max_waiting 0", max_waiting, 0);
-    WRONG("threads 65", threads, 65);
-    WRONG("kv_replacement 2: must be 0 to 1", kv_replacement, (enum spin_kv_replacement)2);
-    WRONG("sparse_min_context", sparse.min_context, UINT32_MAX);
-    WRONG("sparse_budget", sparse.budget_tokens, UINT32_MAX);
+    WRONG("--max-model-len 32769: must be 1 to 32768", max_model_len, 32769);
+    WRONG("--max-num-seqs 0: must be 1 to 1024", max_num_seqs, 0);
+    WRONG("--max-num-seqs 1025", max_num_seqs, 1025);
+    WRONG("--max-num-batched-tokens 0", max_num_batched_tokens, 0);
+    WRONG("--super-chunk-tokens 200: must be a multiple of 128", super_chunk_tokens, 200);
+    WRONG("--super-chunk-tokens 0", super_chunk_tokens, 0);
+    WRONG("--prefill-chunk-tokens 257: must be 1 to 256", chunk_tokens, 257);
+    WRONG("--max-waiting 0", max_waiting, 0);
+    WRONG("--threads 65", threads, 65);
+    WRONG("--kv-replacement 2: must be 0 to 1", kv_replacement, (enum spin_kv_replacement)2);
+    WRONG("--sparse-min-context", sparse.min_context, UINT32_MAX);
+    WRONG("--sparse-budget", sparse.budget_tokens, UINT32_MAX);
+    WRONG("--sparse-budget 8: must be 0 or at least 16, what quest chooses at a time", sparse,
+          quest_of_8);
     /* 2 layers of 2 heads, K and V of 16 values of 2 bytes: 256 bytes a token. */
-    WRONG("kv_hbm_bytes 4096: a sequence of 1024 tokens (max_model_len) needs 262144 bytes of "
-          "slots with sparse attention 'dense'",
+    WRONG("--kv-hbm-bytes 4096: a sequence of 1024 tokens (--max-model-len) needs 262144 bytes of "
+          "slots with --sparse-attention dense",
           kv_hbm_bytes, 4096);
-    WRONG("kv_host_bytes 4096: a sequence of 1024 tokens (max_model_len) needs 262144 bytes",
+    WRONG("--kv-host-bytes 4096: a sequence of 1024 tokens (--max-model-len) needs 262144 bytes",
           kv_host_bytes, 4096);
     /* A bound of the other tier does not help. */
-    WRONG("kv_hbm_bytes 262143", kv_hbm_bytes, 262143);
+    WRONG("--kv-hbm-bytes 262143", kv_hbm_bytes, 262143);
+    /* Two tiers of 262,144 bytes are more than half of this. */
+    WRONG("--max-model-len 1024: a sequence needs 262144 bytes of slots and 262144 of blocks; "
+          "tiers without a size (--kv-hbm-bytes, --kv-host-bytes) take half of 1048575 at most",
+          memory_bytes, 1048575);
     assert_int_equal(n, SPIN_ARRAY_COUNT(wrong));
     struct spin_error err = {0};
     struct spin_model *model = NULL;
@@ -275,6 +283,90 @@ static void test_config_is_checked(void **state)
     spin_model_close(model);
 }
 
+/* The engine of a model of 32,768 tokens and 256 bytes each, closed again: what it resolved. */
+static struct spin_engine_config resolve(const struct spin_engine_config *config)
+{
+    struct spin_error err = {0};
+    struct spin_model *model = NULL;
+    SPIN_EXPECT_OK(spin_model_open("random:tiny", &model, &err), &err);
+    struct spin_engine *engine = NULL;
+    SPIN_EXPECT_OK(spin_engine_create(config, model, spin_clock_real(), NULL, &engine, &err), &err);
+    const struct spin_engine_config resolved = *spin_engine_get_config(engine);
+    spin_engine_destroy(engine);
+    spin_model_close(model);
+    return resolved;
+}
+
+static void expect_tiers(const struct spin_engine_config *config, uint32_t max_model_len,
+                         uint64_t hbm_bytes, uint64_t host_bytes)
+{
+    const struct spin_engine_config resolved = resolve(config);
+    assert_int_equal(resolved.max_model_len, max_model_len);
+    assert_int_equal(resolved.kv_hbm_bytes, hbm_bytes);
+    assert_int_equal(resolved.kv_host_bytes, host_bytes);
+}
+
+static void test_tiers_without_a_size(void **state)
+{
+    (void)state;
+    const uint64_t kib = 1024;
+    struct spin_engine_config config = spin_harness_config(); /* 8 sequences of 1,024 tokens */
+    config.memory_bytes = 1024 * 1024 * kib;
+    expect_tiers(&config, 1024, 8 * 256 * kib, 8 * 256 * kib); /* room for all */
+    config.memory_bytes = 8 * 1024 * kib;
+    expect_tiers(&config, 1024, 1024 * kib, 1024 * kib); /* an eighth */
+    config.memory_bytes = 1024 * kib;
+    expect_tiers(&config, 1024, 256 * kib, 256 * kib); /* one sequence: half of the memory in all */
+    config.memory_bytes = 512 * kib;
+    config.kv_host_bytes = 300 * kib; /* what was given is nobody's default */
+    expect_tiers(&config, 1024, 256 * kib, 300 * kib);
+}
+
+/* The length that was not given is what fits; the tier of slots counts in slabs of 512 tokens, the
+ * tier of blocks in 128. */
+static void test_length_without_a_number(void **state)
+{
+    (void)state;
+    const uint64_t kib = 1024;
+    struct spin_engine_config config = spin_harness_config();
+    config.max_model_len = 0;
+    config.memory_bytes = 8 * 8192 * kib;
+    expect_tiers(&config, 32768, 8192 * kib, 8192 * kib); /* all of the model's */
+    config.memory_bytes = 8 * 8191 * kib;
+    expect_tiers(&config, 32256, 8191 * kib, 8191 * kib);
+    config.kv_hbm_bytes = 1024 * kib;
+    expect_tiers(&config, 4096, 1024 * kib, 8191 * kib);
+    config.kv_host_bytes = 160 * kib;
+    expect_tiers(&config, 640, 1024 * kib, 160 * kib);
+    config.kv_host_bytes = 1;
+    struct spin_error err = {0};
+    struct spin_model *model = NULL;
+    SPIN_EXPECT_OK(spin_model_open("random:tiny", &model, &err), &err);
+    struct spin_engine *engine = NULL;
+    SPIN_EXPECT_STATUS(spin_engine_create(&config, model, spin_clock_real(), NULL, &engine, &err),
+                       SPIN_ERR_INVALID);
+    assert_non_null(strstr(err.text, "--kv-host-bytes 1: too small for a sequence of any length"));
+    spin_model_close(model);
+}
+
+/* Where an algorithm turns sparse its needs fall: the last dense length is what counts. */
+static void test_length_of_a_sparse_engine(void **state)
+{
+    (void)state;
+    const uint64_t kib = 1024;
+    struct spin_engine_config config = spin_harness_config();
+    config.max_model_len = 0;
+    config.memory_bytes = 1024 * 1024 * kib;
+    config.sparse = (struct spin_sparse_options){
+        .algorithm = &spin_sparse_shadowkv, .budget_tokens = 64, .min_context = 4096};
+    config.kv_hbm_bytes = 4095 * 256; /* 8-token pages: slabs of 128 tokens */
+    assert_int_equal(resolve(&config).max_model_len, 3968);
+    config.kv_hbm_bytes = 4096 * 256;
+    const uint32_t longest = resolve(&config).max_model_len;
+    assert_in_range(longest, 4097, 32768); /* an arena for one layer of two */
+    assert_int_equal(longest, 8192);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -282,6 +374,9 @@ int main(void)
         cmocka_unit_test(test_submit_copies),
         cmocka_unit_test(test_queue_is_bounded),
         cmocka_unit_test(test_config_is_checked),
+        cmocka_unit_test(test_tiers_without_a_size),
+        cmocka_unit_test(test_length_without_a_number),
+        cmocka_unit_test(test_length_of_a_sparse_engine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -415,8 +415,8 @@ static void test_options_are_checked(void **state)
     config.sparse.budget_tokens = 15;
     struct spin_scorer *scorer = NULL;
     SPIN_EXPECT_STATUS(spin_scorer_create(&config, model, &scorer, &err), SPIN_ERR_INVALID);
-    assert_string_equal(err.text,
-                        "sparse budget_tokens 15: 0 or at least 16, what quest chooses at a time");
+    assert_string_equal(
+        err.text, "--sparse-budget 15: must be 0 or at least 16, what quest chooses at a time");
     assert_null(scorer);
     config.sparse.budget_tokens = 16;
     config.kv_hbm_bytes = 4096;
