@@ -223,7 +223,7 @@ static void print_kv(const struct view *view, const struct row *row)
     const Spin__V1__WorkerLoad *load = row->load;
     (void)fprintf(view->out, "%-*.*s  %-9.16s  %6s  %9s  %7s  %13s  %13s  %8s\n", width, width,
                   row->peer->id, row->hello->algorithm,
-                  hit_cell(load->kv_hits, load->kv_pages_retrieved).text,
+                  hit_cell(load->kv_hits, load->kv_misses).text,
                   count_cell(load->kv_pages_retrieved).text, count_cell(load->kv_evictions).text,
                   use_cell(load->kv_hbm_bytes_used, row->capacity->kv_device_bytes).text,
                   use_cell(load->kv_host_bytes_used, row->capacity->kv_host_bytes).text,
@@ -346,16 +346,17 @@ static void print_kv_numbers(const struct row *row, FILE *out)
 {
     const Spin__V1__WorkerLoad *load = row->load;
     (void)fprintf(out,
-                  ", \"kv_hits\": %" PRIu64 ", \"kv_pages_retrieved\": %" PRIu64
-                  ", \"kv_evictions\": %" PRIu64 ", \"dense_fallbacks\": %" PRIu64
-                  ", \"kv_table_bytes\": %" PRIu64 ", \"kv_summary_bytes\": %" PRIu64
-                  ", \"kv_hbm_bytes_used\": %" PRIu64 ", \"kv_hbm_bytes\": %" PRIu64
-                  ", \"kv_host_bytes_used\": %" PRIu64 ", \"kv_host_bytes\": %" PRIu64 ", ",
-                  load->kv_hits, load->kv_pages_retrieved, load->kv_evictions,
+                  ", \"kv_hits\": %" PRIu64 ", \"kv_misses\": %" PRIu64
+                  ", \"kv_pages_retrieved\": %" PRIu64 ", \"kv_evictions\": %" PRIu64
+                  ", \"dense_fallbacks\": %" PRIu64 ", \"kv_table_bytes\": %" PRIu64
+                  ", \"kv_summary_bytes\": %" PRIu64 ", \"kv_hbm_bytes_used\": %" PRIu64
+                  ", \"kv_hbm_bytes\": %" PRIu64 ", \"kv_host_bytes_used\": %" PRIu64
+                  ", \"kv_host_bytes\": %" PRIu64 ", ",
+                  load->kv_hits, load->kv_misses, load->kv_pages_retrieved, load->kv_evictions,
                   load->dense_fallbacks, load->kv_table_bytes, load->kv_summary_bytes,
                   load->kv_hbm_bytes_used, row->capacity->kv_device_bytes, load->kv_host_bytes_used,
                   row->capacity->kv_host_bytes);
-    print_ratio(load->kv_hits, load->kv_pages_retrieved, out);
+    print_ratio(load->kv_hits, load->kv_misses, out);
 }
 
 static void print_request_object(const Spin__V1__RequestKv *request, FILE *out)

@@ -92,7 +92,8 @@ static void fill(struct made *made)
     made->load.running = 3;
     made->load.step_ns = 12340000;
     made->load.kv_hits = 982;
-    made->load.kv_pages_retrieved = 18;
+    made->load.kv_misses = 18;
+    made->load.kv_pages_retrieved = 700; /* most of them read back, not missed */
     made->load.kv_evictions = 12345678;
     made->load.kv_table_bytes = 1234;
     made->load.kv_hbm_bytes_used = 12 * MIB;
@@ -154,7 +155,7 @@ static void test_members(void **state)
         "\n"
         "MEMBER           ALGORITHM     HIT  RETRIEVED  EVICTED       HBM USED      HOST USED"
         "    TABLES\n"
-        "127.0.0.1:65535  shadowkv    98.2%         18    12.3M  12.0/64.0 MiB    0.5/2.0 GiB"
+        "127.0.0.1:65535  shadowkv    98.2%        700    12.3M  12.0/64.0 MiB    0.5/2.0 GiB"
         "   1.2 KiB\n");
 }
 
@@ -187,6 +188,7 @@ static void test_tables_fit_the_screen(void **state)
     made.load.prefill_tokens_per_s = 9999999;
     made.member.status_age_ms = 59999;
     made.load.kv_hits = UINT64_MAX;
+    made.load.kv_misses = UINT64_MAX / 1000000;
     made.load.kv_pages_retrieved = UINT64_MAX / 1000000;
     made.load.kv_evictions = UINT64_C(999499999999999);
     made.capacity.kv_device_bytes = made.load.kv_hbm_bytes_used = 1023 * MIB;
@@ -240,7 +242,8 @@ static void test_json(void **state)
     expect_part(&made, JSON,
                 "\"algorithm\": \"shadowkv\", \"budget_tokens\": 512, \"min_context\": 4096, ");
     expect_part(&made, JSON,
-                "\"kv_hits\": 982, \"kv_pages_retrieved\": 18, \"kv_evictions\": 12345678"
+                "\"kv_hits\": 982, \"kv_misses\": 18, \"kv_pages_retrieved\": 700"
+                ", \"kv_evictions\": 12345678"
                 ", \"dense_fallbacks\": 5, \"kv_table_bytes\": 1234, \"kv_summary_bytes\": 0"
                 ", \"kv_hbm_bytes_used\": 12582912, \"kv_hbm_bytes\": 67108864"
                 ", \"kv_host_bytes_used\": 536870912, \"kv_host_bytes\": 2147483648"

@@ -20,7 +20,7 @@ void spin_engine_average_step(struct spin_engine *engine, const struct spin_kv_s
     struct spin_kv_stats after;
     spin_kv_get_stats(engine->kv, &after);
     const uint64_t hits = after.hits - before->hits;
-    const uint64_t misses = after.pages_retrieved - before->pages_retrieved;
+    const uint64_t misses = after.misses - before->misses;
     if (hits + misses > 0) {
         engine->hit_ratio = average(engine->hit_ratio, (double)hits / (double)(hits + misses));
     }
@@ -46,6 +46,7 @@ static void publish_counters(struct spin_engine *engine, const struct spin_kv_st
         uint64_t amount;
     } counters[] = {
         {SPIN_ENGINE_METRIC_KV_HITS, kv->hits - told->hits},
+        {SPIN_ENGINE_METRIC_KV_MISSES, kv->misses - told->misses},
         {SPIN_ENGINE_METRIC_KV_PAGES_RETRIEVED, kv->pages_retrieved - told->pages_retrieved},
         {SPIN_ENGINE_METRIC_KV_BYTES_RETRIEVED, kv->bytes_retrieved - told->bytes_retrieved},
         {SPIN_ENGINE_METRIC_KV_EVICTIONS, kv->evictions - told->evictions},
@@ -67,7 +68,8 @@ static void publish_counters(struct spin_engine *engine, const struct spin_kv_st
     engine->suspensions_told = suspensions;
 }
 
-static void publish_gauges(struct spin_engine *engine, const struct spin_kv_stats *kv)
+static void publish_gauges(struct spin_engine *engine, const struct spin_kv_stats *kv,
+                           uint32_t suspended)
 {
     const struct spin_engine_load *load = &engine->load;
     const struct spin_kv_table_bytes *tables = &kv->tables;
@@ -77,6 +79,7 @@ static void publish_gauges(struct spin_engine *engine, const struct spin_kv_stat
     } gauges[] = {
         {SPIN_ENGINE_METRIC_RUNNING, load->running},
         {SPIN_ENGINE_METRIC_WAITING, load->waiting},
+        {SPIN_ENGINE_METRIC_SUSPENDED, suspended},
         {SPIN_ENGINE_METRIC_SEQUENCES_RESIDENT, kv->sequences_resident},
         {SPIN_ENGINE_METRIC_KV_BYTES, (double)kv->hbm_bytes},
         {SPIN_ENGINE_METRIC_KV_USED_BYTES, (double)load->kv_hbm_bytes_used},
@@ -117,6 +120,7 @@ void spin_engine_publish(struct spin_engine *engine)
     load->preemptions = stats.preemptions;
     load->suspensions = stats.suspensions;
     load->kv_hits = kv.hits;
+    load->kv_misses = kv.misses;
     load->kv_pages_retrieved = kv.pages_retrieved;
     load->kv_evictions = kv.evictions;
     load->kv_table_bytes =
@@ -127,7 +131,7 @@ void spin_engine_publish(struct spin_engine *engine)
     load->dense_fallbacks = sparse.dense_fallbacks;
     spin_load_board_set(engine->board, load);
     publish_counters(engine, &kv, &sparse, stats.suspensions);
-    publish_gauges(engine, &kv);
+    publish_gauges(engine, &kv, stats.suspended);
 }
 
 /* The jobs that have a sequence, oldest first. */

@@ -28,7 +28,10 @@ SPIN_BEGIN_DECLS
     X(PREEMPTIONS, "spin_preemptions_total", NULL, COUNTER, \
       "Sequences that gave up their KV and started over.") \
     X(RUNNING, "spin_requests_running", NULL, GAUGE, "Sequences in the batch or in prefill.") \
-    X(WAITING, "spin_requests_waiting", NULL, GAUGE, "Requests that have not been scheduled yet.") \
+    X(WAITING, "spin_requests_waiting", NULL, GAUGE, \
+      "Requests in the queue: new, preempted or suspended.") \
+    X(SUSPENDED, "spin_requests_suspended", NULL, GAUGE, \
+      "Requests in the queue that hold KV on the host and no slots.") \
     X(SUSPENSIONS, "spin_suspensions_total", NULL, COUNTER, \
       "Sequences that forgot their slots and wait to go on.") \
     X(SEQUENCES_RESIDENT, "spin_sequences_resident", NULL, GAUGE, \
@@ -56,10 +59,12 @@ SPIN_BEGIN_DECLS
       "table=\"partition_offset\",tier=\"host\"", GAUGE, \
       "Bytes of each table that are in use, by tier.") \
     X(KV_HITS, "spin_kv_hits_total", NULL, COUNTER, "Selected pages that were in HBM.") \
+    X(KV_MISSES, "spin_kv_misses_total", NULL, COUNTER, "Selected pages that were not in HBM.") \
     X(KV_HIT_RATIO, "spin_kv_hit_ratio", NULL, GAUGE, \
       "Selected pages that were in HBM, of all, over about the last 8 decode steps.") \
     X(KV_PAGES_RETRIEVED, "spin_kv_pages_retrieved_total", NULL, COUNTER, \
-      "Pages copied from the host into HBM.") \
+      "Pages copied from the host into HBM: misses, and what arenas and resumed sequences read " \
+      "back.") \
     X(KV_BYTES_RETRIEVED, "spin_kv_bytes_retrieved_total", NULL, COUNTER, \
       "Bytes copied from the host into HBM.") \
     X(KV_EVICTIONS, "spin_kv_evictions_total", NULL, COUNTER, \

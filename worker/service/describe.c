@@ -46,6 +46,7 @@ static void fill_load(Spin__V1__WorkerLoad *out, const struct spin_engine_load *
     out->preemptions = load->preemptions;
     out->suspensions = load->suspensions;
     out->kv_hits = load->kv_hits;
+    out->kv_misses = load->kv_misses;
     out->kv_pages_retrieved = load->kv_pages_retrieved;
     out->kv_evictions = load->kv_evictions;
     out->kv_table_bytes = load->kv_table_bytes;
