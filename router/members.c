@@ -390,6 +390,7 @@ void spin_members_disconnect(struct spin_members *members, struct spin_member *m
     member->joined = false;
     member->stream = NULL;
     member->gone_ns = now_ns;
+    member->requests.count = 0; /* they are elsewhere by now, or over */
     changed(members, member);
 }
 

@@ -1,7 +1,7 @@
 /* placement: which worker a sequence goes to.
  *
  * Why        One pure function of what is known about the workers, so that the router, the
- *            simulation and the tests decide alike (D17). Least loaded: the worker that would draw
+ *            simulation and the tests decide alike. Least loaded: the worker that would draw
  *            the first token soonest, as far as its status and what was sent since can tell; with
  *            equal estimates the one with fewer sequences, then the lower index.
  * Formula    wait(w) = (queued prompt tokens + sent since + prompt) / prefill rate

@@ -412,7 +412,9 @@ static void test_disconnect_and_expire(void **state)
     struct hello hello;
     fill_hello(&hello, "w1", 1);
     struct spin_member *member = join(fixture, &hello, 0);
+    member->requests.count = 3; /* that its last status told of */
     spin_members_disconnect(fixture->members, member, 10 * S);
+    assert_int_equal(member->requests.count, 0);
     assert_false(member->view.takes);
     spin_members_expire(fixture->members, 70 * S - 1);
     assert_int_equal(spin_members_max_model_len(fixture->members), 4096); /* it still counts */
