@@ -19,13 +19,14 @@ ROUNDS_MAX = 10
 SEED = 20261124
 VOCABULARY = 512  # random:tiny's
 BUDGET_TOKENS = 64
+PROMPT_TOKENS = [700, 60, 500, 1000, 333, 620]
+MIN_CONTEXT = min(PROMPT_TOKENS) + 1  # the first step of the shortest is just long enough
 SPARSE = ["--sparse-attention", "shadowkv", "--sparse-budget", str(BUDGET_TOKENS),
-          "--sparse-min-context", "0", "--max-model-len", "1280"]
+          "--sparse-min-context", str(MIN_CONTEXT), "--max-model-len", "1280"]
 # `ref` operations are slow on purpose: streams last long enough to be hit.
 WORKER_OPTIONS = [*SPARSE, "--threads", "1", "--ops", "ref"]
 # A token of the tiny model takes 256 bytes: the six below would like 0.9 MiB, half of it on each worker.
 HBM_BYTES = 224 << 10
-PROMPT_TOKENS = [700, 60, 500, 1000, 333, 620]
 
 
 def requests():
@@ -114,7 +115,7 @@ def test_status_tells_about_tiers_and_requests(c):
     def look():
         for member in json.loads(status(c, "--json"))["members"]:
             assert (member["algorithm"], member["budget_tokens"]) == ("shadowkv", BUDGET_TOKENS)
-            assert member["min_context"] == 0 and member["dense_fallbacks"] == 0
+            assert member["min_context"] == MIN_CONTEXT and member["dense_fallbacks"] == 0
             assert 0 <= member["kv_hbm_bytes_used"] <= member["kv_hbm_bytes"] == HBM_BYTES
             assert 0 <= member["kv_host_bytes_used"] <= member["kv_host_bytes"]
             for request in member["requests"]:

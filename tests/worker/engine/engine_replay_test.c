@@ -30,7 +30,10 @@ static struct spin_engine_config sparse_config(const struct variant *variant)
 {
     struct spin_engine_config config = spin_harness_config();
     config.sparse = (struct spin_sparse_options){
-        .algorithm = variant->algorithm, .budget_tokens = 64, .min_context = 0, .verify = false};
+        .algorithm = variant->algorithm,
+        .budget_tokens = 64,
+        .min_context = PROMPT + 1, /* the shortest prompt's first step is just long enough */
+        .verify = false};
     return config;
 }
 

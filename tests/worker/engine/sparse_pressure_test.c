@@ -1,8 +1,9 @@
 /* Method: 16 requests of 1K to 6K tokens join at random, some leave before their end; once with
  * room for everybody, which gives the reference, and once with slots for 15 % of the KV that they
  * need together. What each of them draws must have the same bits, and the counters must say that
- * the second run really was short: slots that lose their page are NaN here, so a stale read ends
- * its request with an error. */
+ * the first run had room, that the second really was short, and that it decoded side by side all
+ * the same: slots that lose their page are NaN here, so a stale read ends its request with an
+ * error. */
 #include "base/rng.h"
 #include "tests/spin_test.h"
 #include "tests/worker/engine/engine_harness.h"
@@ -16,15 +17,16 @@ struct variant {
     const struct spin_sparse_algorithm *algorithm;
     const char *model;
     uint64_t token_bytes; /* K and V of all layers and kv heads, BF16 */
+    uint32_t width_min;   /* sequences of a decode step under pressure, at the most */
 };
 
 static const struct variant dense = {&spin_sparse_dense, "random:tiny",
-                                     UINT64_C(2) * 2 * 2 * 16 * 2};
+                                     UINT64_C(2) * 2 * 2 * 16 * 2, 3};
 static const struct variant shadowkv = {&spin_sparse_shadowkv, "random:tiny",
-                                        UINT64_C(2) * 2 * 2 * 16 * 2};
+                                        UINT64_C(2) * 2 * 2 * 16 * 2, 8};
 /* Quest is dense in two layers: the third is the one that counts. */
 static const struct variant quest = {&spin_sparse_quest, "random:tiny-qwen2",
-                                     UINT64_C(2) * 3 * 2 * 16 * 2};
+                                     UINT64_C(2) * 3 * 2 * 16 * 2, 4};
 
 #ifdef SPIN_DEBUG
 #define SHRINK 4u /* a sanitizer makes all of it several times slower */
@@ -52,10 +54,29 @@ struct crowd {
     struct plan plans[REQUESTS];
     int32_t (*prompts)[TOKENS_MAX];
     uint64_t tokens; /* of everybody, to the end */
+    uint32_t prompt_min;
+};
+
+/* How many drew in the same decode step; on the engine's thread. */
+struct width {
+    double step; /* steps before the last draw */
+    uint32_t now;
+    uint32_t most;
+};
+
+/* Whom a request's sink tells. */
+struct client {
+    struct spin_sink sink; /* the answer's */
+    const struct answer *answer;
+    struct harness *harness;
+    struct width *width;
+    uint32_t leaves_at;
 };
 
 struct outcome {
     struct answer answers[REQUESTS];
+    struct client clients[REQUESTS];
+    struct width width;
     struct spin_engine_load load; /* in the end */
     double metrics[SPIN_ENGINE_METRIC_COUNT];
     /* While it ran. */
@@ -86,6 +107,7 @@ static void make_crowd(struct crowd *crowd, const struct variant *variant)
     struct spin_rng rng = {.seed = 16, .stream = 1, .counter = 0};
     crowd->variant = variant;
     crowd->tokens = 0;
+    crowd->prompt_min = UINT32_MAX;
     crowd->prompts = calloc(REQUESTS, sizeof *crowd->prompts);
     assert_non_null(crowd->prompts);
     for (uint32_t i = 0; i < REQUESTS; i++) {
@@ -94,11 +116,13 @@ static void make_crowd(struct crowd *crowd, const struct variant *variant)
         assert_in_range(plan->prompt_count + plan->output, TOKENS_MIN, TOKENS_MAX);
         spin_harness_prompt(&harness, 100 + i, crowd->prompts[i], plan->prompt_count);
         crowd->tokens += plan->prompt_count + plan->output;
+        crowd->prompt_min = SPIN_MIN(crowd->prompt_min, plan->prompt_count);
     }
     spin_harness_close(&harness);
 }
 
-static struct spin_engine_config crowd_config(const struct spin_sparse_algorithm *algorithm)
+/* The first step of the shortest prompt is just long enough to run sparse. */
+static struct spin_engine_config crowd_config(const struct crowd *crowd)
 {
     struct spin_engine_config config = spin_harness_config();
     config.max_model_len = TOKENS_MAX;
@@ -107,22 +131,57 @@ static struct spin_engine_config crowd_config(const struct spin_sparse_algorithm
     config.super_chunk_tokens = 1024 / SHRINK;
     config.chunk_tokens = 128;
     config.max_num_batched_tokens = 256;
-    config.sparse = (struct spin_sparse_options){
-        .algorithm = algorithm, .budget_tokens = 256 / SHRINK, .min_context = 0, .verify = false};
+    config.sparse = (struct spin_sparse_options){.algorithm = crowd->variant->algorithm,
+                                                 .budget_tokens = 256 / SHRINK,
+                                                 .min_context = crowd->prompt_min + 1,
+                                                 .verify = false};
     return config;
 }
 
+static void on_token(void *context, const struct spin_sampled *token)
+{
+    struct client *client = context;
+    struct width *width = client->width;
+    client->sink.token(client->sink.context, token);
+    if (client->answer->count == client->leaves_at) {
+        spin_engine_cancel(client->harness->engine, client->answer->ticket);
+    }
+    if (client->answer->count > 1) { /* the first comes from the prefill */
+        const double step =
+            spin_metrics_read(client->harness->metrics, SPIN_ENGINE_METRIC_DECODE_STEPS);
+        width->now = step == width->step ? width->now + 1 : 1;
+        width->step = step;
+        width->most = SPIN_MAX(width->most, width->now);
+    }
+}
+
+static void on_finished(void *context, const struct spin_finish *finish)
+{
+    const struct client *client = context;
+    client->sink.finished(client->sink.context, finish);
+}
+
 static void submit(struct harness *harness, const struct crowd *crowd, struct outcome *outcome,
-                   uint32_t i)
+                   uint32_t i, bool leave)
 {
     const struct plan *plan = &crowd->plans[i];
     struct answer *answer = &outcome->answers[i];
+    struct client *client = &outcome->clients[i];
     struct spin_request request =
         spin_harness_request(crowd->prompts[i], plan->prompt_count, plan->output, answer);
     (void)snprintf(request.id, sizeof request.id, "crowd-%u", i);
     request.logprobs = true;
     request.sampling.temperature = i % 3 == 0 ? 0 : 1;
     request.sampling.seed = i;
+    *client = (struct client){.sink = request.sink,
+                              .answer = answer,
+                              .harness = harness,
+                              .width = &outcome->width,
+                              .leaves_at = leave ? plan->leaves_at : 0};
+    request.sink.context = client;
+    request.sink.prompt_token = NULL; /* not asked for */
+    request.sink.token = on_token;
+    request.sink.finished = on_finished;
     spin_harness_submit(harness, &request, answer);
 }
 
@@ -159,14 +218,8 @@ static struct outcome *run_crowd(const struct crowd *crowd, const struct spin_en
         if (plan->after < i) {
             spin_answer_wait_tokens(&outcome->answers[plan->after], plan->seen);
         }
-        submit(&harness, crowd, outcome, i);
+        submit(&harness, crowd, outcome, i, leave);
         look(&harness, outcome);
-    }
-    for (uint32_t i = 0; leave && i < REQUESTS; i++) {
-        if (crowd->plans[i].leaves_at > 0) {
-            spin_answer_wait_tokens(&outcome->answers[i], crowd->plans[i].leaves_at);
-            spin_engine_cancel(harness.engine, outcome->answers[i].ticket);
-        }
     }
     for (uint32_t i = 0; i < REQUESTS; i++) {
         spin_answer_wait(&outcome->answers[i]);
@@ -199,8 +252,9 @@ static void expect_same_bits(const struct crowd *crowd, const struct outcome *ro
         const struct plan *plan = &crowd->plans[i];
         assert_int_equal(a->finish.reason, SPIN_FINISH_LENGTH);
         assert_int_equal(a->count, plan->output);
-        if (b->finish.reason == SPIN_FINISH_CANCELLED) {
-            assert_in_range(b->count, SPIN_MAX(plan->leaves_at, 1u), plan->output);
+        if (plan->leaves_at > 0) {
+            assert_int_equal(b->finish.reason, SPIN_FINISH_CANCELLED);
+            assert_in_range(b->count, plan->leaves_at, plan->output - 1);
         } else {
             assert_int_equal(b->finish.reason, SPIN_FINISH_LENGTH);
             assert_int_equal(b->count, plan->output);
@@ -215,14 +269,39 @@ static void expect_same_bits(const struct crowd *crowd, const struct outcome *ro
 static void print_outcome(const struct spin_engine_config *config, const struct outcome *outcome)
 {
     const double *metrics = outcome->metrics;
-    printf("%s, %s: retrieved %.0f, hits %.0f, evictions %.0f, dropped %.0f, demotions %.0f, "
-           "suspensions %.0f, preemptions %.0f\n",
+    printf("%s, %s: %u at once, retrieved %.0f, hits %.0f, evictions %.0f, dropped %.0f, "
+           "demotions %.0f, suspensions %.0f, preemptions %.0f\n",
            config->sparse.algorithm->name,
            config->kv_replacement == SPIN_KV_SLOT_LRU ? "slot_lru" : "bucketed",
-           metrics[SPIN_ENGINE_METRIC_KV_PAGES_RETRIEVED], metrics[SPIN_ENGINE_METRIC_KV_HITS],
-           metrics[SPIN_ENGINE_METRIC_KV_EVICTIONS], metrics[SPIN_ENGINE_METRIC_KV_PAGES_DROPPED],
-           metrics[SPIN_ENGINE_METRIC_KV_DEMOTIONS], metrics[SPIN_ENGINE_METRIC_SUSPENSIONS],
-           metrics[SPIN_ENGINE_METRIC_PREEMPTIONS]);
+           outcome->width.most, metrics[SPIN_ENGINE_METRIC_KV_PAGES_RETRIEVED],
+           metrics[SPIN_ENGINE_METRIC_KV_HITS], metrics[SPIN_ENGINE_METRIC_KV_EVICTIONS],
+           metrics[SPIN_ENGINE_METRIC_KV_PAGES_DROPPED], metrics[SPIN_ENGINE_METRIC_KV_DEMOTIONS],
+           metrics[SPIN_ENGINE_METRIC_SUSPENSIONS], metrics[SPIN_ENGINE_METRIC_PREEMPTIONS]);
+}
+
+/* Decode steps of those who were not cut short: each draws all but the first token. */
+static double steps_least(const struct outcome *outcome)
+{
+    double steps = 0;
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        const struct answer *answer = &outcome->answers[i];
+        steps += answer->finish.reason == SPIN_FINISH_LENGTH ? answer->count - 1 : 0;
+    }
+    assert_true(steps > 0);
+    return steps;
+}
+
+static void expect_room(const struct outcome *outcome, bool is_dense)
+{
+    const double *metrics = outcome->metrics;
+    assert_true(metrics[SPIN_ENGINE_METRIC_KV_PAGES_RETRIEVED] == 0);
+    assert_true(metrics[SPIN_ENGINE_METRIC_KV_EVICTIONS] == 0);
+    assert_true(metrics[SPIN_ENGINE_METRIC_KV_DEMOTIONS] == 0);
+    assert_true(metrics[SPIN_ENGINE_METRIC_SUSPENSIONS] == 0);
+    assert_true(metrics[SPIN_ENGINE_METRIC_PREEMPTIONS] == 0);
+    assert_true(metrics[SPIN_ENGINE_METRIC_DENSE_FALLBACKS] == 0);
+    const double steps = metrics[SPIN_ENGINE_METRIC_SPARSE_STEPS];
+    assert_true(is_dense ? steps == 0 : steps >= steps_least(outcome));
 }
 
 static void expect_counters(const struct outcome *outcome, bool is_dense)
@@ -244,8 +323,11 @@ static void expect_counters(const struct outcome *outcome, bool is_dense)
         assert_int_equal(outcome->summary_bytes_most, 0);
         return;
     }
-    assert_true(metrics[SPIN_ENGINE_METRIC_SPARSE_STEPS] > 0);
+    assert_true(metrics[SPIN_ENGINE_METRIC_SPARSE_STEPS] >= steps_least(outcome));
     assert_true(metrics[SPIN_ENGINE_METRIC_KV_EVICTIONS] > 0);
+    assert_true(metrics[SPIN_ENGINE_METRIC_KV_MISSES] > 0);
+    assert_true(metrics[SPIN_ENGINE_METRIC_KV_MISSES] <
+                metrics[SPIN_ENGINE_METRIC_KV_PAGES_RETRIEVED]);
     assert_true(metrics[SPIN_ENGINE_METRIC_KV_HITS] > 0);
     assert_true(metrics[SPIN_ENGINE_METRIC_KV_HIT_RATIO] > 0);
     assert_true(metrics[SPIN_ENGINE_METRIC_KV_HIT_RATIO] <= 1);
@@ -258,17 +340,18 @@ static void expect_pressure_changes_nothing(const struct variant *variant, uint3
 {
     struct crowd crowd;
     make_crowd(&crowd, variant);
-    struct spin_engine_config config = crowd_config(variant->algorithm);
+    const bool is_dense = variant->algorithm == &spin_sparse_dense;
+    struct spin_engine_config config = crowd_config(&crowd);
     struct outcome *roomy = run_crowd(&crowd, &config, false);
-    assert_int_equal(roomy->load.kv_evictions, 0);
-    assert_int_equal(roomy->load.suspensions, 0);
+    expect_room(roomy, is_dense);
     config.kv_hbm_bytes = crowd.tokens * variant->token_bytes * POOL_PERCENT / 100;
     for (uint32_t policy = 0; policy < policies; policy++) {
         config.kv_replacement = (enum spin_kv_replacement)policy;
         struct outcome *tight = run_crowd(&crowd, &config, true);
         print_outcome(&config, tight);
         expect_same_bits(&crowd, roomy, tight);
-        expect_counters(tight, variant->algorithm == &spin_sparse_dense);
+        expect_counters(tight, is_dense);
+        assert_in_range(tight->width.most, variant->width_min, REQUESTS);
         free_outcome(tight);
     }
     free_outcome(roomy);
