@@ -35,18 +35,24 @@ class Router(grpc.GenericRpcHandler):
 
     def join(self, requests, context):
         messages = queue.Queue()
+        greeted = threading.Event()
         self.streams.put((dict(context.invocation_metadata()), messages))
 
         def read():
             with contextlib.suppress(grpc.RpcError, Exception):
                 for message in requests:
                     messages.put(message)
+                    greeted.set()
             messages.put(None)
+            greeted.set()  # there is nothing to wait for
 
         reader = threading.Thread(target=read)
         reader.start()
-        yield MESSAGES["RouterMessage"](
-            welcome={"router_id": "other", "status_interval_ms": INTERVAL_MS})
+        # A router answers a hello. A welcome before it would let the worker end the stream, where it
+        # has another to this router, while the hello is still on its way.
+        if greeted.wait(10):
+            yield MESSAGES["RouterMessage"](
+                welcome={"router_id": "other", "status_interval_ms": INTERVAL_MS})
         reader.join()
 
 
