@@ -1,6 +1,8 @@
 #include "kvstore/manager/budget.h"
 
-/* In multiples of mandatory; x, so that D9's 1.25 W stays whole. */
+#include "base/assert.h"
+
+/* In multiples of mandatory; the working set's 1.25 in quarters, so that it stays whole. */
 #define FLOOR_FACTOR 2u
 #define PRIOR_FACTOR 6u
 #define WORKING_SET_QUARTERS 5u
@@ -65,4 +67,55 @@ uint32_t spin_kv_arena_slabs(const struct spin_kv_budget *budget, uint32_t token
 uint32_t spin_kv_claim_slabs(const struct spin_kv_budget *budget, uint32_t tokens)
 {
     return SPIN_MAX(spin_kv_floor_slabs(budget, tokens), spin_kv_arena_slabs(budget, tokens));
+}
+
+/* --- the largest claim --- */
+
+static bool attends_to_all(const struct spin_kv_budget *budget, uint32_t tokens)
+{
+    for (uint32_t layer = 0; layer < budget->layers; layer++) {
+        if (mandatory(budget, layer, tokens) < pages_for(budget, tokens)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The last length at which every layer attends to everything, by halving: a length behind it is
+ * sparse, so are the longer ones. 0: even one token is not. */
+static uint32_t longest_dense(const struct spin_kv_budget *budget, uint32_t tokens)
+{
+    uint32_t dense = 0;
+    for (uint32_t sparse = tokens + 1; sparse - dense > 1;) {
+        const uint32_t middle = dense + (sparse - dense) / 2;
+        if (attends_to_all(budget, middle)) {
+            dense = middle;
+        } else {
+            sparse = middle;
+        }
+    }
+    return dense;
+}
+
+static bool is_longest_claim(const struct spin_kv_budget *budget, uint32_t tokens, uint32_t claim)
+{
+    uint32_t most = 0;
+    for (uint32_t length = 1; length <= tokens; length++) {
+        most = SPIN_MAX(most, spin_kv_claim_slabs(budget, length));
+    }
+    return most == claim;
+}
+
+uint32_t spin_kv_longest_claim_slabs(const struct spin_kv_budget *budget, uint32_t tokens)
+{
+    const uint32_t slab_tokens = SPIN_SLAB_SLOTS * budget->page_tokens;
+    uint32_t most = SPIN_MAX(spin_kv_claim_slabs(budget, tokens),
+                             spin_kv_claim_slabs(budget, longest_dense(budget, tokens)));
+    /* On both sides of where it turns sparse a claim grows, so the last lengths are enough; a claim
+     * too small would be a request that never runs, so the ends of slabs are asked, too. */
+    for (uint32_t length = slab_tokens; length < tokens; length += slab_tokens) {
+        most = SPIN_MAX(most, spin_kv_claim_slabs(budget, length));
+    }
+    SPIN_DASSERT(is_longest_claim(budget, tokens, most));
+    return most;
 }

@@ -1,4 +1,4 @@
-/* budget: how many slots a sequence should have; pure (D9).
+/* budget: how many slots a sequence should have; pure.
  *
  * Why        The scheduler admits by it and the manager grants by it: one rule, one place.
  * Words      mandatory: pages of a row that a step attends to, the chosen ones and the private ones
@@ -15,8 +15,9 @@
 
 SPIN_BEGIN_DECLS
 
-/* What the algorithm in force says about its steps; `mandatory` is pure, and does not fall below
- * what any step at `tokens` or fewer tokens needs except where the algorithm turns sparse. */
+/* What the algorithm in force says about its steps; `mandatory` is pure, is every page up to some
+ * length where the algorithm turns sparse, if it does, and grows with the tokens everywhere else: it
+ * does not fall below what a shorter sparse step needs. */
 struct spin_kv_demand {
     const void *context;
     /* Pages of a row of `layer` that a step with `tokens` visible tokens attends to. */
@@ -42,9 +43,11 @@ uint32_t spin_kv_full_row(const struct spin_kv_budget *budget, uint32_t tokens);
 
 /* Slabs of a sequence, all rows. */
 uint32_t spin_kv_floor_slabs(const struct spin_kv_budget *budget, uint32_t tokens);
-/* One layer's rows, whole: where a prompt is prefilled when its sequence does not fit (D13). */
+/* One layer's rows, whole: where a prompt is prefilled when its sequence does not fit. */
 uint32_t spin_kv_arena_slabs(const struct spin_kv_budget *budget, uint32_t tokens);
 /* What a sequence claims: the larger of floor and arena; it never holds both. */
 uint32_t spin_kv_claim_slabs(const struct spin_kv_budget *budget, uint32_t tokens);
+/* The largest claim of any length from 1 to `tokens`. A longer one may claim less: it is sparse. */
+uint32_t spin_kv_longest_claim_slabs(const struct spin_kv_budget *budget, uint32_t tokens);
 
 SPIN_END_DECLS

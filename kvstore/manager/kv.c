@@ -59,16 +59,12 @@ uint64_t spin_kv_pool_slabs(const struct spin_kv_config *config)
     return slabs - slabs % config->layout.kv_heads;
 }
 
-/* Every length has its turn while a sequence grows, and a longer one may claim less than a shorter:
- * below some context an algorithm runs dense. */
+/* Every length has its turn while a sequence grows. */
 static spin_status check_pools(const struct spin_kv_config *config, struct spin_error *err)
 {
     const struct spin_kv_budget budget = budget_of(config);
-    uint32_t claim = 0;
-    for (uint32_t tokens = 1; tokens <= config->tokens_max; tokens++) {
-        claim = SPIN_MAX(claim, spin_kv_claim_slabs(&budget, tokens));
-    }
-    const uint64_t hbm = claim * spin_kv_slab_bytes(config);
+    const uint64_t hbm =
+        spin_kv_longest_claim_slabs(&budget, config->tokens_max) * spin_kv_slab_bytes(config);
     if (config->hbm_bytes < hbm) {
         return spin_fail(err, SPIN_ERR_LIMIT,
                          "KV slots of %" PRIu64 " bytes: one sequence of %u tokens needs %" PRIu64
@@ -340,9 +336,8 @@ spin_status spin_kv_open(struct spin_kv *kv, spin_kv_seq *out)
     SPIN_ASSERT_EQ(sequence->phase, SPIN_KV_CLOSED);
     SPIN_ASSERT_EQ(sequence->blocks, 0);
     SPIN_ASSERT_EQ(sequence->slabs, 0);
-    const uint64_t dropped = sequence->dropped; /* the rows' counters go on, too */
-    *sequence = (struct spin_kv_sequence){
-        .phase = SPIN_KV_IDLE, .arena_layer = SPIN_KV_LAYER_NONE, .dropped = dropped};
+    *sequence = (struct spin_kv_sequence){.phase = SPIN_KV_IDLE, .arena_layer = SPIN_KV_LAYER_NONE};
+    spin_kv_zero_counters(kv, out->v);
     for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
         *spin_kv_layer_tokens_of(kv, out->v, layer) = 0;
     }

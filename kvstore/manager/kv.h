@@ -18,13 +18,27 @@
  *                        spin_kv_offload
  *            Prefill of a sequence that is not RESIDENT happens in an arena: slabs for the rows of
  *            one layer; earlier super-chunks of that layer are read back from the host first.
+ * Claims     An active sequence claims spin_kv_claim_slabs() of its prompt until its first decode
+ *            step has begun, because an arena stays until then; after that, and when it comes back
+ *            with nothing left to prefill, the floor of its next step. Claims that fit the pool
+ *            always get their slabs.
  * Ownership  The manager owns both tiers, tables, summaries and lists. A sequence owns its blocks
  *            until close, its slabs until suspend or close.
- * Threading  The engine's thread only; asserted.
+ * Threading  The engine's thread only: that of the first spin_kv_open. Asserted by every call that
+ *            names a sequence or belongs to a pass; not by create, destroy, spin_kv_get_view, the
+ *            budget, the statistics of all and the calls for tests, which may also be made before
+ *            there is an engine's thread and after it has ended.
+ * Stream     Its operations must be complete when their calls return, as they are on processors. The
+ *            host reads what they leave at once: retrieve the lengths of the lists and their last
+ *            pages, step_end the rows' counters, suspend whether an open page was found; and it
+ *            writes the lists anew for the next layer where it reads back, lists a prefill unit and
+ *            writes open pages. It also writes slab lists, residencies and block lists, and zeroes
+ *            a new sequence's counters.
  * Units      Tokens; blocks of SPIN_BLOCK_TOKENS; slabs of SPIN_SLAB_SLOTS slots; bytes.
  * Errors     AGAIN: no block, no slab or no sequence left and nothing has changed; the scheduler
- *            waits or preempts. LIMIT: over tokens_max. Others: what an operation returns. No call
- *            allocates after create. */
+ *            waits or preempts. LIMIT: over tokens_max. Others: what an operation returns; after
+ *            one of those, tables and slots are worth nothing, and only close and destroy are
+ *            allowed. No call allocates after create. */
 #pragma once
 
 #include "kernels/ops.h"
@@ -34,8 +48,7 @@ SPIN_BEGIN_DECLS
 
 /* Of one sequence. Page ids are u16, and so are slots of a row, which come in whole slabs: 65,520
  * pages, whatever the page size. */
-#define SPIN_KV_TOKENS_MAX \
-    (SPIN_ROW_PAGES_MAX / SPIN_SLAB_SLOTS * SPIN_SLAB_SLOTS * SPIN_TILE_TOKENS)
+#define SPIN_KV_TOKENS_MAX (SPIN_ROW_SLOTS_MAX * SPIN_TILE_TOKENS)
 
 struct spin_kv; /* private to the manager */
 
@@ -92,7 +105,7 @@ struct spin_kv_step {
 
 /* Slabs for one step of everybody named; a sequence whose prompt has just been prefilled in an
  * arena exchanges it for its target. AGAIN cannot come while the claims of all who are active fit
- * the pool. count <= sequences_max; a sequence is named once. */
+ * the pool. count <= sequences_max; a sequence is named once (asserted). */
 SPIN_MUST_USE spin_status spin_kv_step_begin(struct spin_kv *kv, const struct spin_kv_step *steps,
                                              uint32_t count);
 /* One unit: tokens [begin, end) of one layer. first: the first unit of this layer in its

@@ -1,5 +1,6 @@
-/* Every invariant of both planes, asserted by walking all tables. Written from kernels/kv_tables.h
- * alone: it shares no code with the operations that it judges. */
+/* Every invariant of both planes, asserted by walking all tables. It shares with the operations that
+ * it judges the arithmetic of places in kernels/kv_tables.h, and nothing else: what tables and lists
+ * have to say is written down here anew. */
 #include "kvstore/manager/kv_internal.h"
 
 #include <string.h>

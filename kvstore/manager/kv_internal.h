@@ -41,7 +41,8 @@ struct spin_kv_sequence {
     uint32_t steps;          /* decode steps behind it */
     uint32_t steps_buffered; /* of those, since its rows have tables */
     bool open_page_dirty;    /* the open page is in its slots alone */
-    uint64_t dropped;        /* sum of the rows' counters.dropped when last read */
+    uint32_t dropped;        /* sum of the rows' counters.dropped when last read, modulo 2^32 */
+    uint64_t plan;           /* the last step_begin that named it */
     /* For people. */
     uint32_t working_set; /* sum over rows */
     uint64_t hits;
@@ -91,6 +92,7 @@ struct spin_kv {
 
     /* Of the pass at hand; device memory. */
     enum spin_kv_pass pass;
+    uint64_t plan; /* number of the last step_begin */
     uint32_t pass_count;
     uint32_t pass_layer;      /* the ranges and lists are this layer's, or LAYER_NONE */
     uint32_t *batch_sequence; /* [sequences_max] */
@@ -198,6 +200,8 @@ SPIN_MUST_USE spin_status spin_kv_write_open_page(struct spin_kv *kv, uint32_t s
 
 /* --- kv_stats.c --- */
 
+/* Of a sequence that is opened. */
+void spin_kv_zero_counters(struct spin_kv *kv, uint32_t seq);
 /* Sums up the counters of a sequence whose step is over. */
 void spin_kv_count_step(struct spin_kv *kv, uint32_t seq);
 void spin_kv_count_dropped(struct spin_kv *kv, uint32_t seq);

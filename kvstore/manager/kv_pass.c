@@ -12,6 +12,7 @@ const struct spin_kv_view *spin_kv_get_view(const struct spin_kv *kv)
 
 struct spin_kv_batch spin_kv_get_batch(const struct spin_kv *kv, uint32_t layer)
 {
+    SPIN_ASSERT_THREAD(&kv->owner);
     SPIN_ASSERT_LT(layer, kv->config.layout.layers);
     return (struct spin_kv_batch){.layer = layer,
                                   .count = kv->pass_count,
@@ -22,6 +23,7 @@ struct spin_kv_batch spin_kv_get_batch(const struct spin_kv *kv, uint32_t layer)
 
 struct spin_kv_lists spin_kv_get_lists(const struct spin_kv *kv)
 {
+    SPIN_ASSERT_THREAD(&kv->owner);
     return kv->lists;
 }
 
@@ -159,6 +161,8 @@ static void plan_step(struct spin_kv *kv, const struct spin_kv_step *step)
 {
     struct spin_kv_sequence *sequence = spin_kv_sequence_of(kv, step->seq);
     SPIN_ASSERT(spin_kv_is_active(sequence));
+    SPIN_ASSERT_NE(sequence->plan, kv->plan); /* named twice */
+    sequence->plan = kv->plan;
     SPIN_ASSERT_EQ(step->tokens, sequence->tokens + 1);
     SPIN_ASSERT_LE(step->tokens, kv->config.tokens_max);
     SPIN_ASSERT_LE(spin_kv_blocks_for(step->tokens), sequence->blocks);
@@ -173,6 +177,7 @@ spin_status spin_kv_step_begin(struct spin_kv *kv, const struct spin_kv_step *st
     SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_NONE);
     SPIN_ASSERT_GE(count, 1);
     SPIN_ASSERT_LE(count, kv->config.sequences_max);
+    kv->plan++;
     for (uint32_t i = 0; i < count; i++) {
         plan_step(kv, &steps[i]);
     }
@@ -182,6 +187,18 @@ spin_status spin_kv_step_begin(struct spin_kv *kv, const struct spin_kv_step *st
     }
     begin_pass(kv, SPIN_KV_PASS_STEP, count);
     return SPIN_OK;
+}
+
+/* The pages of a range that ends with the newest page are on every row's list, at its end: lists
+ * ascend, so with the last one in place (kv_resolve asserts that) the first one vouches for those
+ * between. */
+static void check_completed(const struct spin_kv *kv, uint32_t index,
+                            const struct spin_kv_range *range)
+{
+    const uint32_t heads = kv->config.layout.kv_heads;
+    for (uint64_t row = (uint64_t)index * heads; row < ((uint64_t)index + 1) * heads; row++) {
+        SPIN_ASSERT_EQ(kv->lists.pages[row * kv->lists.stride + range->entry], range->first);
+    }
 }
 
 /* What this step completes is at the end of the lists, which are as long for every head. */
@@ -200,6 +217,7 @@ static void find_completed(struct spin_kv *kv, uint32_t index)
     if (tokens % page_tokens == 0) {
         kv->offloaded[index] = (struct spin_kv_range){
             .first = tokens / page_tokens - 1, .count = 1, .entry = counts[0] - 1};
+        check_completed(kv, index, &kv->offloaded[index]);
     }
     if (tokens % partition_tokens == 0 && kv->config.summary_bytes > 0) {
         const uint32_t pages = partition_tokens / page_tokens;
@@ -207,6 +225,7 @@ static void find_completed(struct spin_kv *kv, uint32_t index)
         kv->sealed[index] = (struct spin_kv_range){
             .first = tokens / page_tokens - pages, .count = pages, .entry = counts[0] - pages};
         kv->sealed_pages += pages;
+        check_completed(kv, index, &kv->sealed[index]);
     }
 }
 
@@ -230,6 +249,7 @@ spin_status spin_kv_retrieve(struct spin_kv *kv, uint32_t layer, struct spin_pag
 
 uint32_t spin_kv_sealed(const struct spin_kv *kv, const struct spin_kv_range **out)
 {
+    SPIN_ASSERT_THREAD(&kv->owner);
     SPIN_ASSERT_NE(kv->pass, SPIN_KV_PASS_NONE);
     SPIN_ASSERT_NE(kv->pass_layer, SPIN_KV_LAYER_NONE);
     *out = kv->sealed;

@@ -115,12 +115,38 @@ static void test_order(void **state)
     assert_true(spin_kv_claim_slabs(&budget, 999) > spin_kv_claim_slabs(&budget, 1000));
 }
 
+/* By trying every length, for every length at which the algorithm may turn sparse. */
+static void test_longest_claim(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[] = {8, 32};
+    static const uint32_t lengths[] = {1, 127, 640, 1500};
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(sizes); i++) {
+        for (uint32_t j = 0; j < SPIN_ARRAY_COUNT(lengths); j++) {
+            for (uint32_t dense_below = 0; dense_below < 700; dense_below++) {
+                const struct shape shape = {.page_tokens = sizes[i], .dense_below = dense_below};
+                struct spin_kv_budget budget = make_budget(&shape);
+                uint32_t most = 0;
+                budget.layers = 1 + dense_below % LAYERS;
+                for (uint32_t tokens = 1; tokens <= lengths[j]; tokens++) {
+                    most = SPIN_MAX(most, spin_kv_claim_slabs(&budget, tokens));
+                }
+                assert_int_equal(spin_kv_longest_claim_slabs(&budget, lengths[j]), most);
+            }
+        }
+    }
+    const struct shape dense = {.page_tokens = 8, .dense_below = UINT32_MAX};
+    const struct spin_kv_budget budget = make_budget(&dense);
+    assert_int_equal(spin_kv_longest_claim_slabs(&budget, 8000), LAYERS * HEADS * 63);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_sequences),
         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_longest_claim),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

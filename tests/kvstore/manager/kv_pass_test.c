@@ -1,6 +1,8 @@
 /* Method: what a pass hands out, field by field, on small sequences; broken calls must die. */
 #include "tests/kvstore/manager/kv_world.h"
 
+#include <pthread.h>
+
 static void test_prefill_lists(void **state)
 {
     (void)state;
@@ -133,32 +135,6 @@ static void test_misses_are_poisoned(void **state)
     spin_world_tear_down(&world);
 }
 
-/* An operation that fails leaves a pass open; its sequences can be closed all the same. */
-static spin_status lose_device(const struct spin_kv_offload_args *args, struct spin_stream *stream)
-{
-    (void)args;
-    (void)stream;
-    return SPIN_ERR_DEVICE_LOST;
-}
-
-static void test_close_after_a_lost_device(void **state)
-{
-    (void)state;
-    struct spin_ops ops = *spin_ops_best_cpu();
-    struct world_options options = spin_world_options_default();
-    struct world world;
-    struct spin_page_lists lists;
-    ops.kv_offload = lose_device;
-    options.ops = &ops;
-    spin_world_set_up(&world, &options);
-    struct world_seq *seq = spin_world_open(&world, 0, 100);
-    assert_true(spin_world_activate(&world, seq));
-    SPIN_EXPECT_OK(spin_kv_prefill_begin(world.kv, seq->id, 0, 0, 60, true, &lists), NULL);
-    SPIN_EXPECT_STATUS(spin_kv_offload(world.kv, 0), SPIN_ERR_DEVICE_LOST);
-    spin_world_close(&world, seq);
-    spin_world_tear_down(&world);
-}
-
 static void skip_a_token(void *argument)
 {
     struct world *world = argument;
@@ -174,6 +150,43 @@ static void skip_a_unit(void *argument)
                    NULL);
 }
 
+static void name_twice(void *argument)
+{
+    struct world *world = argument;
+    const struct spin_kv_step step = {.seq = world->seqs[0].id, .tokens = 101};
+    const struct spin_kv_step twice[] = {step, step};
+    SPIN_EXPECT_OK(spin_kv_step_begin(world->kv, twice, 2), NULL);
+}
+
+/* Token 128 completes a partition of two pages; the second head leaves out the first of them. */
+static void leave_out_a_page(void *argument)
+{
+    struct world *world = argument;
+    const struct spin_kv_step step = {.seq = world->seqs[3].id, .tokens = 128};
+    struct spin_page_lists out;
+    SPIN_EXPECT_OK(spin_kv_step_begin(world->kv, &step, 1), NULL);
+    const struct spin_kv_lists lists = spin_kv_get_lists(world->kv);
+    static const uint16_t pages[2][3] = {{0, 14, 15}, {0, 13, 15}};
+    for (uint64_t head = 0; head < 2; head++) {
+        memcpy(lists.pages + head * lists.stride, pages[head], sizeof pages[head]);
+        lists.page_count[head] = 3;
+    }
+    SPIN_EXPECT_OK(spin_kv_retrieve(world->kv, 0, &out), NULL);
+}
+
+static void *look_at_lists(void *argument)
+{
+    (void)spin_kv_get_lists(((struct world *)argument)->kv);
+    return NULL;
+}
+
+static void call_from_another_thread(void *argument)
+{
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, look_at_lists, argument), 0);
+    (void)pthread_join(thread, NULL);
+}
+
 static void step_without_blocks(void *argument)
 {
     struct world *world = argument;
@@ -187,8 +200,8 @@ static void test_broken_calls_die(void **state)
     struct world_options options = spin_world_options_default();
     struct world world;
     spin_world_set_up(&world, &options);
-    static const uint32_t prompts[] = {100, 100, 128};
-    for (uint32_t i = 0; i < 3; i++) {
+    static const uint32_t prompts[] = {100, 100, 128, 127};
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(prompts); i++) {
         struct world_seq *seq = spin_world_open(&world, i, prompts[i]);
         assert_true(spin_world_activate(&world, seq));
         if (i != 1) {
@@ -198,6 +211,9 @@ static void test_broken_calls_die(void **state)
     assert_true(spin_test_dies(skip_a_token, &world, "step->tokens"));
     assert_true(spin_test_dies(skip_a_unit, &world, "begin"));
     assert_true(spin_test_dies(step_without_blocks, &world, "sequence->blocks"));
+    assert_true(spin_test_dies(name_twice, &world, "sequence->plan"));
+    assert_true(spin_test_dies(leave_out_a_page, &world, "range->first"));
+    assert_true(spin_test_dies(call_from_another_thread, &world, "owner"));
     spin_world_tear_down(&world);
 }
 
@@ -208,7 +224,6 @@ int main(void)
         cmocka_unit_test(test_step_completes_pages),
         cmocka_unit_test(test_nothing_to_index_without_summaries),
         cmocka_unit_test(test_misses_are_poisoned),
-        cmocka_unit_test(test_close_after_a_lost_device),
         cmocka_unit_test(test_broken_calls_die),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

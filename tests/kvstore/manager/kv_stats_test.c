@@ -1,5 +1,6 @@
 /* Method: the bytes of tables against sums worked by hand, and one sequence's numbers against what
  * was done with it. */
+#include "kvstore/manager/kv_internal.h"
 #include "tests/kvstore/manager/kv_world.h"
 
 /* 6 sequences, 2 layers, 2 heads, 640 tokens: 24 table rows, 80 pages, 5 slabs, 20 leaves each. */
@@ -81,12 +82,43 @@ static void test_sequence_numbers(void **state)
     spin_world_tear_down(&world);
 }
 
+/* Rows count what they drop modulo 2^32, each sequence from 0 on. */
+static void test_dropped_pages_wrap(void **state)
+{
+    (void)state;
+    struct world_options options = spin_world_options_default();
+    struct world world;
+    options.slabs = 14;
+    spin_world_set_up(&world, &options);
+    struct world_seq *seq = spin_world_open(&world, 0, 510);
+    assert_true(spin_world_activate(&world, seq));
+    spin_world_prefill(&world, seq);
+    spin_world_decode(&world, seq, 40);
+    struct spin_kv *kv = world.kv;
+    const uint64_t rows = (uint64_t)seq->id.v * kv->rows;
+    for (uint32_t row = 0; row < kv->rows; row++) {
+        kv->view.counters[rows + row].dropped += UINT32_MAX - 2;
+        kv->sequences[seq->id.v].dropped += UINT32_MAX - 2;
+    }
+    const uint64_t before = spin_world_stats(&world).pages_dropped;
+    struct world_seq *other = spin_world_open(&world, 1, 400); /* presses the first one */
+    assert_true(spin_world_activate(&world, other));
+    spin_world_close(&world, seq);
+    const uint64_t dropped = spin_world_stats(&world).pages_dropped - before;
+    assert_in_range(dropped, 9, 16 * 14);
+    seq = spin_world_open(&world, 0, 10);
+    const struct spin_kv_counters none = {0};
+    assert_memory_equal(&kv->view.counters[(uint64_t)seq->id.v * kv->rows], &none, sizeof none);
+    spin_world_tear_down(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_planned_tables),
         cmocka_unit_test(test_tables_in_use),
         cmocka_unit_test(test_sequence_numbers),
+        cmocka_unit_test(test_dropped_pages_wrap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
