@@ -12,46 +12,117 @@
 #define CHECK_EVERY 64u
 #endif
 
+/* What a walk is there for: that much of it must come, or none. */
+enum event {
+    RETRIEVED = 1,
+    EVICTED = 2,
+    DROPPED = 4,
+    DEMOTED = 8,
+    SUSPENDED = 16,
+    ALL = RETRIEVED | EVICTED | DROPPED | DEMOTED | SUSPENDED
+};
+
 struct walk {
     const char *name;
+    uint32_t events;
+    uint32_t never;
+    uint32_t sequences;  /* open at a time; 0: 6 */
+    uint32_t layers;     /* 0: 2 */
+    uint32_t heads;      /* 0: 2 */
+    uint32_t tokens_max; /* 0: 640 */
     uint32_t slabs;
     uint32_t blocks;
     uint32_t page_tokens;
     uint32_t partition_tokens;
+    uint32_t pages[WORLD_LAYERS_MAX]; /* that a step attends to; 0: 10 and 6 */
     uint32_t dense_below;
     uint32_t bucket_shift;
     bool buffered;
     bool reference;
-    bool dense_layer; /* layer 1 attends to everything */
 };
 
 static const struct walk walks[] = {
-    {.name = "ample", .slabs = 200, .blocks = 40, .page_tokens = 8, .partition_tokens = 16},
-    {.name = "half", .slabs = 50, .blocks = 25, .page_tokens = 8, .partition_tokens = 16},
-    {.name = "small", .slabs = 20, .blocks = 12, .page_tokens = 8, .partition_tokens = 8},
-    {.name = "least", .page_tokens = 8, .partition_tokens = 32},
+    /* Everybody fits: only those who come back read anything. */
+    {.name = "ample",
+     .events = RETRIEVED | SUSPENDED,
+     .never = EVICTED | DROPPED | DEMOTED,
+     .slabs = 200,
+     .blocks = 40,
+     .page_tokens = 8,
+     .partition_tokens = 16},
+    {.name = "half",
+     .events = ALL,
+     .slabs = 50,
+     .blocks = 25,
+     .page_tokens = 8,
+     .partition_tokens = 16},
+    {.name = "small",
+     .events = ALL,
+     .slabs = 20,
+     .blocks = 12,
+     .page_tokens = 8,
+     .partition_tokens = 8},
+    /* One at a time fits; of more than two, none would get far. */
+    {.name = "least", .events = ALL, .sequences = 2, .page_tokens = 8, .partition_tokens = 32},
     {.name = "late sparse",
+     .events = ALL,
      .slabs = 40,
      .blocks = 15,
      .page_tokens = 8,
      .partition_tokens = 16,
      .dense_below = 200,
      .bucket_shift = 1},
+    /* Nobody can give a slot away but by an arena. */
     {.name = "dense",
+     .events = RETRIEVED | DEMOTED | SUSPENDED,
+     .never = EVICTED | DROPPED,
      .slabs = 50,
      .blocks = 20,
      .page_tokens = 8,
      .partition_tokens = 8,
      .dense_below = UINT32_MAX},
-    {.name = "dense layer", .page_tokens = 8, .partition_tokens = 16, .dense_layer = true},
-    {.name = "long pages", .slabs = 30, .blocks = 15, .page_tokens = 32, .partition_tokens = 32},
+    {.name = "dense layer",
+     .events = RETRIEVED | EVICTED | DEMOTED | SUSPENDED,
+     .sequences = 2,
+     .page_tokens = 8,
+     .partition_tokens = 16,
+     .pages = {10, UINT32_MAX}},
+    {.name = "long pages",
+     .events = ALL,
+     .sequences = 3,
+     .slabs = 10,
+     .blocks = 15,
+     .page_tokens = 32,
+     .partition_tokens = 32,
+     .pages = {5, 2}},
+    {.name = "one layer, three heads",
+     .events = ALL,
+     .layers = 1,
+     .heads = 3,
+     .slabs = 31, /* one is left over */
+     .blocks = 15,
+     .page_tokens = 8,
+     .partition_tokens = 16},
+    /* The longest sequence ends inside a page, a partition and a block. */
+    {.name = "odd length",
+     .events = ALL,
+     .layers = 2,
+     .heads = 3,
+     .tokens_max = 637,
+     .slabs = 40,
+     .blocks = 15,
+     .page_tokens = 8,
+     .partition_tokens = 32},
     {.name = "buffered",
+     .events = RETRIEVED | EVICTED | DROPPED | SUSPENDED,
+     .never = DEMOTED,
      .slabs = 60,
      .blocks = 30,
      .page_tokens = 8,
      .partition_tokens = 16,
      .buffered = true},
     {.name = "reference",
+     .events = ALL,
      .slabs = 24,
      .blocks = 12,
      .page_tokens = 8,
@@ -108,9 +179,9 @@ static void walk_step(struct world *world)
     }
 }
 
-static void walk_once(struct world *world)
+static void walk_once(struct world *world, uint32_t sequences)
 {
-    struct world_seq *seq = &world->seqs[draw(world, WORLD_SEQUENCES)];
+    struct world_seq *seq = &world->seqs[draw(world, sequences)];
     const uint32_t dice = draw(world, 100);
     if (!seq->open) {
         (void)spin_world_open(world, (uint32_t)(seq - world->seqs),
@@ -131,25 +202,55 @@ static void walk_once(struct world *world)
     }
 }
 
-/* Returns what the manager counted. */
-static struct spin_kv_stats walk(const struct walk *walk, enum spin_kv_replacement replacement,
-                                 uint64_t calls)
+static struct world_options options_of(const struct walk *walk)
 {
     struct world_options options = spin_world_options_default();
-    struct world world;
     options.ops = walk->reference ? &spin_ops_ref : options.ops;
+    options.layers = walk->layers != 0 ? walk->layers : options.layers;
+    options.heads = walk->heads != 0 ? walk->heads : options.heads;
+    options.tokens_max = walk->tokens_max != 0 ? walk->tokens_max : options.tokens_max;
     options.page_tokens = walk->page_tokens;
     options.partition_tokens = walk->partition_tokens;
     options.slabs = walk->slabs;
     options.blocks = walk->blocks;
-    options.replacement = replacement;
     options.bucket_shift = walk->bucket_shift;
     options.buffered = walk->buffered;
     options.demand.dense_below = walk->dense_below;
-    options.demand.pages[1] = walk->dense_layer ? UINT32_MAX : options.demand.pages[1];
+    for (uint32_t layer = 0; layer < options.layers && walk->pages[0] != 0; layer++) {
+        options.demand.pages[layer] = walk->pages[layer];
+    }
+    return options;
+}
+
+static void expect_events(const struct walk *walk, const struct spin_kv_stats *stats)
+{
+    const struct {
+        enum event event;
+        uint64_t count;
+    } events[] = {{RETRIEVED, stats->pages_retrieved},
+                  {EVICTED, stats->evictions},
+                  {DROPPED, stats->pages_dropped},
+                  {DEMOTED, stats->demotions},
+                  {SUSPENDED, stats->suspensions}};
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(events); i++) {
+        if ((walk->events & events[i].event) != 0) {
+            assert_int_not_equal(events[i].count, 0);
+        }
+        if ((walk->never & events[i].event) != 0) {
+            assert_int_equal(events[i].count, 0);
+        }
+    }
+}
+
+static void walk_through(const struct walk *walk, enum spin_kv_replacement replacement,
+                         uint64_t calls)
+{
+    struct world_options options = options_of(walk);
+    struct world world;
+    options.replacement = replacement;
     spin_world_set_up(&world, &options);
     for (uint64_t i = 0; world.calls < calls; i++) {
-        walk_once(&world);
+        walk_once(&world, walk->sequences != 0 ? walk->sequences : WORLD_SEQUENCES);
         if (i % CHECK_EVERY == 0) {
             spin_kv_check(world.kv);
         }
@@ -161,28 +262,15 @@ static struct spin_kv_stats walk(const struct walk *walk, enum spin_kv_replaceme
                   (unsigned long)world.pages_compared, (unsigned long)stats.pages_retrieved,
                   (unsigned long)stats.evictions, (unsigned long)stats.pages_dropped,
                   (unsigned long)stats.demotions, (unsigned long)stats.suspensions);
+    expect_events(walk, &stats);
     spin_world_tear_down(&world);
-    return stats;
 }
 
 static void walk_all(enum spin_kv_replacement replacement)
 {
-    struct spin_kv_stats sum = {0};
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(walks); i++) {
-        const struct spin_kv_stats stats =
-            walk(&walks[i], replacement, CALLS_ALL / 2 / SPIN_ARRAY_COUNT(walks) + 1);
-        sum.pages_retrieved += stats.pages_retrieved;
-        sum.evictions += stats.evictions;
-        sum.pages_dropped += stats.pages_dropped;
-        sum.demotions += stats.demotions;
-        sum.suspensions += stats.suspensions;
+        walk_through(&walks[i], replacement, CALLS_ALL / 2 / SPIN_ARRAY_COUNT(walks) + 1);
     }
-    /* Every path was taken. */
-    assert_true(sum.pages_retrieved > 0);
-    assert_true(sum.evictions > 0);
-    assert_true(sum.pages_dropped > 0);
-    assert_true(sum.demotions > 0);
-    assert_true(sum.suspensions > 0);
 }
 
 static void test_walk_slot_lru(void **state)

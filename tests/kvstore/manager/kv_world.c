@@ -17,6 +17,8 @@ struct world_options spin_world_options_default(void)
         .ops = spin_ops_best_cpu(),
         .page_tokens = 8,
         .partition_tokens = 16,
+        .layers = 2,
+        .heads = 2,
         .head_dim = 16,
         .tokens_max = 640,
         .slabs = 1000,
@@ -35,8 +37,9 @@ static uint64_t row_bytes(const struct world *world)
 static uint8_t *shadow_tile(const struct world *world, const struct world_seq *seq, uint32_t row,
                             uint32_t token)
 {
-    const uint64_t tiles = world->options.tokens_max / 8;
-    const uint64_t index = (uint64_t)(seq - world->seqs) * WORLD_LAYERS * WORLD_HEADS + row;
+    const uint64_t tiles = (world->options.tokens_max + 7) / 8;
+    const uint64_t index =
+        (uint64_t)(seq - world->seqs) * world->options.layers * world->options.heads + row;
     return world->shadow + (index * tiles + token / 8) * 16 * row_bytes(world);
 }
 
@@ -66,15 +69,16 @@ static void make_tokens(struct world *world, const struct world_seq *seq, uint32
                         uint32_t first, uint32_t count)
 {
     const uint64_t head_dim = world->options.head_dim;
-    random_values(world, world->k, count * WORLD_HEADS * world->options.head_dim);
-    random_values(world, world->v, count * WORLD_HEADS * world->options.head_dim);
+    random_values(world, world->k, count * world->options.heads * world->options.head_dim);
+    random_values(world, world->v, count * world->options.heads * world->options.head_dim);
     for (uint32_t i = 0; i < count; i++) {
-        for (uint32_t head = 0; head < WORLD_HEADS; head++) {
-            uint8_t *tile = shadow_tile(world, seq, layer * WORLD_HEADS + head, first + i) +
-                            (first + i) % 8 * row_bytes(world);
-            shadow_put(world, tile, world->k + (i * WORLD_HEADS + head) * head_dim);
+        for (uint32_t head = 0; head < world->options.heads; head++) {
+            uint8_t *tile =
+                shadow_tile(world, seq, layer * world->options.heads + head, first + i) +
+                (first + i) % 8 * row_bytes(world);
+            shadow_put(world, tile, world->k + (i * world->options.heads + head) * head_dim);
             shadow_put(world, tile + 8 * row_bytes(world),
-                       world->v + (i * WORLD_HEADS + head) * head_dim);
+                       world->v + (i * world->options.heads + head) * head_dim);
         }
     }
 }
@@ -108,8 +112,8 @@ static struct spin_kv_config make_config(struct world *world)
 {
     const struct world_options *options = &world->options;
     struct spin_kv_config config = {
-        .layout = {.layers = WORLD_LAYERS,
-                   .kv_heads = WORLD_HEADS,
+        .layout = {.layers = world->options.layers,
+                   .kv_heads = world->options.heads,
                    .head_dim = options->head_dim,
                    .dtype = SPIN_KV_BF16,
                    .swizzle = options->ops->swizzle},
@@ -124,14 +128,13 @@ static struct spin_kv_config make_config(struct world *world)
         .buffered = options->buffered,
         .demand = {.context = &world->demand, .mandatory = spin_world_mandatory},
     };
-    const struct spin_kv_budget budget = {.layers = WORLD_LAYERS,
-                                          .kv_heads = WORLD_HEADS,
+    const struct spin_kv_budget budget = {.layers = world->options.layers,
+                                          .kv_heads = world->options.heads,
                                           .page_tokens = options->page_tokens,
                                           .demand = config.demand};
-    uint32_t slabs = options->slabs;
-    for (uint32_t tokens = 1; options->slabs == 0 && tokens <= options->tokens_max; tokens++) {
-        slabs = SPIN_MAX(slabs, spin_kv_claim_slabs(&budget, tokens));
-    }
+    const uint32_t slabs = options->slabs == 0
+                               ? spin_kv_longest_claim_slabs(&budget, options->tokens_max)
+                               : options->slabs;
     const uint32_t blocks =
         options->blocks == 0 ? spin_kv_blocks_for(options->tokens_max) : options->blocks;
     config.hbm_bytes = slabs * spin_kv_slab_bytes(&config) + 77; /* not whole slabs */
@@ -149,14 +152,15 @@ void spin_world_set_up(struct world *world, const struct world_options *options)
     SPIN_EXPECT_OK(spin_stream_create_cpu(1, &world->stream, &err), &err);
     SPIN_EXPECT_OK(spin_kv_create(&world->config, world->stream, &world->kv, &err), &err);
     spin_kv_set_poison(world->kv, true);
-    const uint64_t rows = (uint64_t)WORLD_SEQUENCES * WORLD_LAYERS * WORLD_HEADS;
-    const uint64_t elements = (uint64_t)options->tokens_max * WORLD_HEADS * options->head_dim;
+    const uint64_t rows = (uint64_t)WORLD_SEQUENCES * world->options.layers * world->options.heads;
+    const uint64_t elements =
+        (uint64_t)options->tokens_max * world->options.heads * options->head_dim;
     void *memory = NULL;
     SPIN_EXPECT_OK(spin_device_alloc(world->stream, elements * sizeof(float), &memory, &err), &err);
     world->k = memory;
     SPIN_EXPECT_OK(spin_device_alloc(world->stream, elements * sizeof(float), &memory, &err), &err);
     world->v = memory;
-    world->shadow = calloc(rows * options->tokens_max, 2 * row_bytes(world));
+    world->shadow = calloc(rows * ((options->tokens_max + 7) / 8), 16 * row_bytes(world));
     assert_non_null(world->shadow);
 }
 
@@ -206,13 +210,17 @@ struct world_seq *spin_world_open(struct world *world, uint32_t index, uint32_t 
     return seq;
 }
 
-/* What the scheduler adds up before it asks for anything: claims of prompts, floors of others. */
+/* What the scheduler adds up before it asks for anything: claims of prompts, which last until the
+ * first step, and floors of others. */
 static uint32_t claim_of(const struct world *world, const struct world_seq *seq)
 {
     const struct spin_kv_budget *budget = spin_kv_get_budget(world->kv);
     const uint32_t next = SPIN_MIN(seq->tokens + 1, world->options.tokens_max);
-    return seq->decoding ? spin_kv_floor_slabs(budget, next)
-                         : spin_kv_claim_slabs(budget, seq->prompt);
+    const uint32_t floor = spin_kv_floor_slabs(budget, next);
+    if (!seq->decoding) {
+        return spin_kv_claim_slabs(budget, seq->prompt);
+    }
+    return seq->prefilled ? SPIN_MAX(floor, spin_kv_arena_slabs(budget, seq->prompt)) : floor;
 }
 
 static bool claims_fit(const struct world *world, const struct world_seq *newcomer)
@@ -223,6 +231,21 @@ static bool claims_fit(const struct world *world, const struct world_seq *newcom
         slabs += seq->active || seq == newcomer ? claim_of(world, seq) : 0;
     }
     return slabs <= spin_world_stats(world).slabs;
+}
+
+/* Claims when the step of those named has begun. */
+static bool step_fits(struct world *world, struct world_seq *const *seqs, uint32_t count)
+{
+    bool prefilled[WORLD_SEQUENCES];
+    for (uint32_t i = 0; i < count; i++) {
+        prefilled[i] = seqs[i]->prefilled;
+        seqs[i]->prefilled = false;
+    }
+    const bool fits = claims_fit(world, NULL);
+    for (uint32_t i = 0; i < count; i++) {
+        seqs[i]->prefilled = prefilled[i];
+    }
+    return fits;
 }
 
 /* Nothing has changed. */
@@ -265,10 +288,11 @@ bool spin_world_activate(struct world *world, struct world_seq *seq)
     }
     assert_int_equal(status, SPIN_OK);
     seq->active = true;
+    seq->prefilled = !seq->decoding;
     seq->super_begin = seq->tokens;
     seq->layer = 0;
     seq->next = seq->tokens;
-    for (uint32_t layer = 0; layer < WORLD_LAYERS; layer++) {
+    for (uint32_t layer = 0; layer < world->options.layers; layer++) {
         const uint32_t partition = world->options.partition_tokens;
         seq->indexed[layer] = seq->tokens / partition * (partition / world->options.page_tokens);
     }
@@ -308,7 +332,7 @@ static void check_sealed(struct world *world, struct world_seq *seq, uint32_t la
 static void append(struct world *world, const struct spin_page_lists *lists, uint32_t count,
                    const uint32_t *first, uint32_t sequences)
 {
-    const uint32_t cols = WORLD_HEADS * world->options.head_dim;
+    const uint32_t cols = world->options.heads * world->options.head_dim;
     const struct spin_kv_append_args args = {
         .k = {world->k, SPIN_DTYPE_F32, count, cols, cols},
         .v = {world->v, SPIN_DTYPE_F32, count, cols, cols},
@@ -322,11 +346,12 @@ static void compare_unit(struct world *world, const struct world_seq *seq,
                          const struct spin_page_lists *lists, uint32_t end)
 {
     const uint64_t bytes = spin_page_bytes(&lists->layout, lists->page_tokens);
-    for (uint32_t head = 0; head < WORLD_HEADS; head++) {
+    for (uint32_t head = 0; head < world->options.heads; head++) {
         assert_int_equal(lists->visible[head], end);
         for (uint32_t page = 0; page * lists->page_tokens < end; page++) {
             const uint64_t slot = lists->slots[lists->row_offset[head] + page];
-            compare_page(world, &(struct page){seq, seq->layer * WORLD_HEADS + head, page, end},
+            compare_page(world,
+                         &(struct page){seq, seq->layer * world->options.heads + head, page, end},
                          lists->pool + slot * bytes);
         }
     }
@@ -344,7 +369,7 @@ void spin_world_unit(struct world *world, struct world_seq *seq, uint32_t tokens
                    NULL);
     if (!resident && first) {
         const uint64_t pages = (begin + lists.page_tokens - 1) / lists.page_tokens;
-        world->pages_read_back += pages * WORLD_HEADS;
+        world->pages_read_back += pages * world->options.heads;
     }
     make_tokens(world, seq, seq->layer, begin, end - begin);
     append(world, &lists, end - begin, (const uint32_t[2]){0, end - begin}, 1);
@@ -356,7 +381,7 @@ void spin_world_unit(struct world *world, struct world_seq *seq, uint32_t tokens
     SPIN_EXPECT_OK(spin_kv_offload(world->kv, seq->layer), NULL);
     world->calls += 2;
     seq->next = end;
-    if (end == super_end && ++seq->layer == WORLD_LAYERS) {
+    if (end == super_end && ++seq->layer == world->options.layers) {
         seq->tokens = end;
         seq->super_begin = end;
         seq->layer = 0;
@@ -404,8 +429,8 @@ static void select_step(struct world *world, struct world_seq *const *seqs, uint
                         uint32_t layer)
 {
     const struct spin_kv_lists lists = spin_kv_get_lists(world->kv);
-    for (uint32_t row = 0; row < count * WORLD_HEADS; row++) {
-        const uint32_t tokens = seqs[row / WORLD_HEADS]->tokens + 1;
+    for (uint32_t row = 0; row < count * world->options.heads; row++) {
+        const uint32_t tokens = seqs[row / world->options.heads]->tokens + 1;
         const uint32_t wanted = spin_world_mandatory(&world->demand, layer, tokens);
         lists.page_count[row] =
             select_pages(world, tokens, wanted, lists.pages + (uint64_t)row * lists.stride);
@@ -419,12 +444,13 @@ static void compare_step(struct world *world, struct world_seq *const *seqs, uin
     const struct spin_kv_lists lists = spin_kv_get_lists(world->kv);
     const struct spin_kv_view *view = spin_kv_get_view(world->kv);
     const uint64_t bytes = spin_page_bytes(&view->layout, view->page_tokens);
-    for (uint32_t row = 0; row < count * WORLD_HEADS; row++) {
-        const struct world_seq *seq = seqs[row / WORLD_HEADS];
+    for (uint32_t row = 0; row < count * world->options.heads; row++) {
+        const struct world_seq *seq = seqs[row / world->options.heads];
         const uint32_t end = seq->tokens + appended;
         const uint64_t start = (uint64_t)row * lists.stride;
         for (uint32_t i = 0; i < lists.page_count[row]; i++) {
-            const struct page page = {seq, layer * WORLD_HEADS + row % WORLD_HEADS,
+            const struct page page = {seq,
+                                      layer * world->options.heads + row % world->options.heads,
                                       lists.pages[start + i], end};
             compare_page(world, &page, view->pool + lists.slots[start + i] * bytes);
         }
@@ -434,7 +460,7 @@ static void compare_step(struct world *world, struct world_seq *const *seqs, uin
 static void append_step(struct world *world, struct world_seq *const *seqs, uint32_t count,
                         uint32_t layer, const struct spin_page_lists *lists)
 {
-    const uint32_t cols = WORLD_HEADS * world->options.head_dim;
+    const uint32_t cols = world->options.heads * world->options.head_dim;
     uint32_t first[WORLD_SEQUENCES + 1] = {0};
     float *k = world->k;
     float *v = world->v;
@@ -462,7 +488,7 @@ static void step_layer(struct world *world, struct world_seq *const *seqs, uint3
     (void)spin_kv_sealed(world->kv, &sealed);
     const struct spin_kv_lists all = spin_kv_get_lists(world->kv);
     for (uint32_t i = 0; i < count; i++) {
-        const uint64_t start = (uint64_t)i * WORLD_HEADS * all.stride;
+        const uint64_t start = (uint64_t)i * world->options.heads * all.stride;
         for (uint32_t j = 0; j < sealed[i].count; j++) {
             assert_int_equal(all.pages[start + sealed[i].entry + j], sealed[i].first + j);
         }
@@ -482,18 +508,19 @@ bool spin_world_step(struct world *world, struct world_seq *const *seqs, uint32_
     const spin_status status = spin_kv_step_begin(world->kv, steps, count);
     world->calls++;
     if (status == SPIN_ERR_AGAIN) {
-        assert_false(claims_fit(world, NULL));
+        assert_false(step_fits(world, seqs, count));
         expect_same(world, &before);
         return false;
     }
     assert_int_equal(status, SPIN_OK);
-    for (uint32_t layer = 0; layer < WORLD_LAYERS; layer++) {
+    for (uint32_t layer = 0; layer < world->options.layers; layer++) {
         step_layer(world, seqs, count, layer);
     }
     SPIN_EXPECT_OK(spin_kv_step_end(world->kv), NULL);
     world->calls++;
     for (uint32_t i = 0; i < count; i++) {
         seqs[i]->tokens++;
+        seqs[i]->prefilled = false;
     }
     return true;
 }

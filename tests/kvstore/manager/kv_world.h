@@ -15,15 +15,14 @@
 
 SPIN_BEGIN_DECLS
 
-#define WORLD_LAYERS 2u
-#define WORLD_HEADS 2u
+#define WORLD_LAYERS_MAX 2u
 #define WORLD_SEQUENCES 6u
 
 /* A demand like an algorithm's: everything below `dense_below` tokens, then so many pages. */
 struct world_demand {
     uint32_t page_tokens;
     uint32_t dense_below;
-    uint32_t pages[WORLD_LAYERS];
+    uint32_t pages[WORLD_LAYERS_MAX];
 };
 uint32_t spin_world_mandatory(const void *context, uint32_t layer, uint32_t tokens);
 
@@ -31,6 +30,8 @@ struct world_options {
     const struct spin_ops *ops;
     uint32_t page_tokens;
     uint32_t partition_tokens;
+    uint32_t layers;
+    uint32_t heads;
     uint32_t head_dim;
     uint32_t tokens_max;
     uint32_t slabs;  /* 0: as few as create takes */
@@ -40,14 +41,15 @@ struct world_options {
     bool buffered;
     struct world_demand demand;
 };
-/* 8-token pages, partitions of two, 16 dimensions, 640 tokens, ample pools. */
+/* 8-token pages, partitions of two, 2 layers, 2 heads, 16 dimensions, 640 tokens, ample pools. */
 struct world_options spin_world_options_default(void);
 
 /* A sequence as the engine knows it. */
 struct world_seq {
     bool open;
     bool active;
-    bool decoding; /* its prompt is through */
+    bool decoding;  /* its prompt is through */
+    bool prefilled; /* has not stepped since it was activated with something to prefill */
     spin_kv_seq id;
     uint32_t reserved; /* tokens */
     uint32_t prompt;
@@ -56,7 +58,7 @@ struct world_seq {
     uint32_t super_begin;
     uint32_t layer;
     uint32_t next;
-    uint32_t indexed[WORLD_LAYERS]; /* pages */
+    uint32_t indexed[WORLD_LAYERS_MAX]; /* pages */
 };
 
 struct world {
