@@ -456,7 +456,8 @@ static void test_neighbours_change_nothing(void **state)
     spin_test_fixture_destroy(&fixture);
 }
 
-int main(void)
+/* kv_select_test [NAME]: all tests, or the one of that name. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fast_equals_reference),
@@ -471,5 +472,8 @@ int main(void)
         cmocka_unit_test(test_nan_dies),
         cmocka_unit_test(test_neighbours_change_nothing),
     };
+    if (argc > 1) {
+        cmocka_set_test_filter(argv[1]);
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

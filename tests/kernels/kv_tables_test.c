@@ -714,11 +714,15 @@ static void test_bucketed(void **state)
     live(SPIN_KV_BUCKETED, 32, 2);
 }
 
-int main(void)
+/* kv_tables_test [NAME]: all tests, or the one of that name. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slot_lru),
         cmocka_unit_test(test_bucketed),
     };
+    if (argc > 1) {
+        cmocka_set_test_filter(argv[1]);
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,14 +42,15 @@ def spin_mutant_main(source):
         alwayslink = True,
     )
 
-def spin_mutant(name, edits, test, wanted = "red", only = ""):
+def spin_mutant(name, edits, test, wanted = "red", only = [""]):
     """Runs `test` of //tests/kernels with sources changed.
 
     edits: label of a source in //kernels -> sed -E script. The copy's object stands in for the
     library's: the linker takes an archive's member only for what is still missing, so a copy has to
     define all that the original does.
     test: a *_test.c, or kv_oracle_test.py, which gets a kv_tool made of the copies.
-    only: of kv_oracle_test.py, the tests whose names contain this.
+    only: the tests by their names, each alone in a run of its own that has to be as wanted; of
+    kv_oracle_test.py, those whose names contain this.
     wanted: "green" for a change that must not matter: proof that red is the bug's doing."""
     oracle = test.endswith(".py")
     main = "kv_tool.c" if oracle else test
@@ -62,22 +63,26 @@ def spin_mutant(name, edits, test, wanted = "red", only = ""):
         tags = ["no-sanitizer"],
         deps = [":" + main.replace(".c", "_main")],
     )
-    oracle_args = [
-        "$(rootpath //third_party:py_test.sh)",
-        "SPIN_KV_TOOL=$(rootpath :%s)" % binary,
-        "$(rootpath //tests/kernels:%s)" % test,
-        "-x",
-    ] + (["-k", only] if only else [])
-    native.sh_test(
-        name = name,
-        size = "medium",
-        srcs = ["expect.sh"],
-        args = [wanted] + (oracle_args if oracle else ["$(rootpath :%s)" % binary]),
-        data = [":" + binary] + ([
-            "//third_party:py_test.sh",
-            "//tests/kernels:" + test,
-            "//tests:requirements.txt",
-        ] if oracle else []),
-        # The bug is put in once, against the optimised build.
-        tags = ["no-sanitizer"],
-    )
+    for each in only:
+        if oracle:
+            command = [
+                "$(rootpath //third_party:py_test.sh)",
+                "SPIN_KV_TOOL=$(rootpath :%s)" % binary,
+                "$(rootpath //tests/kernels:%s)" % test,
+                "-x",
+            ] + (["-k", each] if each else [])
+        else:
+            command = ["$(rootpath :%s)" % binary] + ([each] if each else [])
+        native.sh_test(
+            name = name if len(only) == 1 else "%s_%s" % (name, each),
+            size = "medium",
+            srcs = ["expect.sh"],
+            args = [wanted] + command,
+            data = [":" + binary] + ([
+                "//third_party:py_test.sh",
+                "//tests/kernels:" + test,
+                "//tests:requirements.txt",
+            ] if oracle else []),
+            # The bug is put in once, against the optimised build.
+            tags = ["no-sanitizer"],
+        )
