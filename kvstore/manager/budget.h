@@ -15,9 +15,9 @@
 
 SPIN_BEGIN_DECLS
 
-/* What the algorithm in force says about its steps; `mandatory` is pure, is every page up to some
- * length where the algorithm turns sparse, if it does, and grows with the tokens everywhere else: it
- * does not fall below what a shorter sparse step needs. */
+/* What the algorithm in force says about its steps; `mandatory` is pure, is every page up to the
+ * length at which the algorithm turns sparse, if it does, and grows with the tokens from there on:
+ * it does not fall below what a shorter sparse step needs. */
 struct spin_kv_demand {
     const void *context;
     /* Pages of a row of `layer` that a step with `tokens` visible tokens attends to. */

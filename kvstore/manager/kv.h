@@ -28,12 +28,12 @@
  *            names a sequence or belongs to a pass; not by create, destroy, spin_kv_get_view, the
  *            budget, the statistics of all and the calls for tests, which may also be made before
  *            there is an engine's thread and after it has ended.
- * Stream     Its operations must be complete when their calls return, as they are on processors. The
- *            host reads what they leave at once: retrieve the lengths of the lists and their last
- *            pages, step_end the rows' counters, suspend whether an open page was found; and it
- *            writes the lists anew for the next layer where it reads back, lists a prefill unit and
- *            writes open pages. It also writes slab lists, residencies and block lists, and zeroes
- *            a new sequence's counters.
+ * Stream     Its operations must be complete when their calls return, as on processors they are.
+ *            The host reads at once what they leave: retrieve the lengths of the lists and their
+ *            last pages, step_end the rows' counters, what writes an open page whether it was
+ *            found. And it writes what the last ones read: lists, layer after layer, where it reads
+ *            back, lists a prefill unit or writes open pages; slab lists, residencies and block
+ *            lists; the counters of a sequence that is opened.
  * Units      Tokens; blocks of SPIN_BLOCK_TOKENS; slabs of SPIN_SLAB_SLOTS slots; bytes.
  * Errors     AGAIN: no block, no slab or no sequence left and nothing has changed; the scheduler
  *            waits or preempts. LIMIT: over tokens_max. Others: what an operation returns; after

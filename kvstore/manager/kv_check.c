@@ -1,5 +1,5 @@
-/* Every invariant of both planes, asserted by walking all tables. It shares with the operations that
- * it judges the arithmetic of places in kernels/kv_tables.h, and nothing else: what tables and lists
+/* Every invariant of both planes, asserted by walking all tables. With the operations that it
+ * judges it shares the arithmetic of places in kernels/kv_tables.h, and nothing else: what tables
  * have to say is written down here anew. */
 #include "kvstore/manager/kv_internal.h"
 
