@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster import cluster
 
+MODEL_LEN = 1280
 TOKENS = 100
 HITS = 2  # kills that have to hit streams under way
 ROUNDS_MAX = 10
@@ -22,7 +23,7 @@ BUDGET_TOKENS = 64
 PROMPT_TOKENS = [700, 60, 500, 1000, 333, 620]
 MIN_CONTEXT = min(PROMPT_TOKENS) + 1  # the first step of the shortest is just long enough
 SPARSE = ["--sparse-attention", "shadowkv", "--sparse-budget", str(BUDGET_TOKENS),
-          "--sparse-min-context", str(MIN_CONTEXT), "--max-model-len", "1280"]
+          "--sparse-min-context", str(MIN_CONTEXT), "--max-model-len", str(MODEL_LEN)]
 # `ref` operations are slow on purpose: streams last long enough to be hit.
 WORKER_OPTIONS = [*SPARSE, "--threads", "1", "--ops", "ref"]
 # A token of the tiny model takes 256 bytes: the six below would like 0.9 MiB, half of it on each worker.
@@ -68,6 +69,12 @@ def status(c, *arguments):
     return done.stdout
 
 
+def wait_until_nobody_is_told_of(c):
+    """What a router says of requests is as old as their worker's last status."""
+    cluster.wait_until(lambda: status(c, "--requests").splitlines()[-1] == "no request holds KV", 5,
+                       "the router has heard of it", interval_s=0.1)
+
+
 @pytest.fixture(scope="module", name="c")
 def two_workers(tmp_path_factory):
     with cluster.running(tmp_path_factory.mktemp("cluster"), workers=2,
@@ -89,7 +96,7 @@ def answers_with_room_for_everything(tmp_path_factory):
 def test_sparse_is_not_dense(tmp_path, undisturbed):
     """Else all that follows would compare dense with dense."""
     with cluster.running(tmp_path, workers=1,
-                         worker_options=["--max-model-len", "1280", "--ops", "ref"]) as dense:
+                         worker_options=["--max-model-len", str(MODEL_LEN), "--ops", "ref"]) as dense:
         answer = dense.grpc(max_tokens=TOKENS, **REQUESTS[0]).wait()
     assert answer.completion_tokens == TOKENS
     assert answer.logprobs != undisturbed[0].logprobs
@@ -109,7 +116,10 @@ def test_few_slots_change_nothing(c, undisturbed):
 
 
 def test_status_tells_about_tiers_and_requests(c):
-    streams = [c.grpc(max_tokens=270, **fields) for fields in REQUESTS]  # longer than we look
+    wait_until_nobody_is_told_of(c)  # of an earlier test
+    # Longer than we look, as far as there is room.
+    streams = [c.grpc(max_tokens=MODEL_LEN - len(fields["prompt"]), **fields)
+               for fields in REQUESTS]
     seen = {}
 
     def look():
@@ -170,5 +180,4 @@ def test_nothing_is_left(c):
     for worker in c.workers:
         metrics = worker.metrics()
         assert metrics["spin_kv_used_bytes"] == metrics["spin_kv_host_used_bytes"] == 0
-    cluster.wait_until(lambda: status(c, "--requests").splitlines()[-1] == "no request holds KV", 5,
-                       "the router has heard of it", interval_s=0.1)
+    wait_until_nobody_is_told_of(c)
