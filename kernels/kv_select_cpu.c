@@ -79,8 +79,8 @@ static struct row row_of(const struct job *job, uint32_t sequence, uint32_t head
     row.logits = (float *)(void *)(memory + 64);
     row.keys = (int32_t *)(void *)(row.logits + job->group * job->candidates_max);
     row.partial = (float *)(void *)(row.keys + job->candidates_max);
-    const uint64_t segments = segment_count((uint32_t)job->candidates_max);
-    SPIN_DASSERT((uint8_t *)(row.partial + segments * job->group * 2) <= memory + job->row_bytes);
+    SPIN_DASSERT((uint8_t *)(row.partial + (uint64_t)segment_count((uint32_t)job->candidates_max) *
+                                               job->group * 2) <= memory + job->row_bytes);
     return row;
 }
 
