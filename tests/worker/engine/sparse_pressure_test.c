@@ -13,6 +13,24 @@
 #define CANCELLED 3u
 #define POOL_PERCENT 15u
 
+#ifdef SPIN_DEBUG
+#define SHRINK 4u /* a sanitizer makes all of it several times slower */
+#define TOKENS_MIN 512u
+#define TOKENS_MAX 1536u
+#define DENSE_WIDTH 2u
+#define QUEST_WIDTH 3u
+#else
+#define SHRINK 1u
+#define TOKENS_MIN 1024u
+#define TOKENS_MAX 6144u
+#define DENSE_WIDTH 3u
+#define QUEST_WIDTH 4u
+#endif
+#define SHADOWKV_WIDTH 8u
+/* An answer's end is not known at admission, which counts 512 tokens: one slab of dense pages. */
+#define GROWN_TOKENS (512u + 400u / SHRINK)
+#define DRAWN_TOKENS_MAX 100u
+
 struct variant {
     const struct spin_sparse_algorithm *algorithm;
     const char *model;
@@ -21,25 +39,12 @@ struct variant {
 };
 
 static const struct variant dense = {&spin_sparse_dense, "random:tiny",
-                                     UINT64_C(2) * 2 * 2 * 16 * 2, 3};
+                                     UINT64_C(2) * 2 * 2 * 16 * 2, DENSE_WIDTH};
 static const struct variant shadowkv = {&spin_sparse_shadowkv, "random:tiny",
-                                        UINT64_C(2) * 2 * 2 * 16 * 2, 8};
+                                        UINT64_C(2) * 2 * 2 * 16 * 2, SHADOWKV_WIDTH};
 /* Quest is dense in two layers: the third is the one that counts. */
 static const struct variant quest = {&spin_sparse_quest, "random:tiny-qwen2",
-                                     UINT64_C(2) * 3 * 2 * 16 * 2, 4};
-
-#ifdef SPIN_DEBUG
-#define SHRINK 4u /* a sanitizer makes all of it several times slower */
-#define TOKENS_MIN 512u
-#define TOKENS_MAX 1536u
-#else
-#define SHRINK 1u
-#define TOKENS_MIN 1024u
-#define TOKENS_MAX 6144u
-#endif
-/* An answer's end is not known at admission, which counts 512 tokens: one slab of dense pages. */
-#define GROWN_TOKENS (512u + 400u / SHRINK)
-#define DRAWN_TOKENS_MAX 100u
+                                     UINT64_C(2) * 3 * 2 * 16 * 2, QUEST_WIDTH};
 
 struct plan {
     uint32_t prompt_count;
