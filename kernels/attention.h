@@ -36,5 +36,7 @@ struct spin_attention_args {
 uint64_t spin_attention_workspace_bytes(const struct spin_attention_args *args);
 spin_status spin_attention_ref(const struct spin_attention_args *args, struct spin_stream *stream);
 spin_status spin_attention_cpu(const struct spin_attention_args *args, struct spin_stream *stream);
+uint64_t spin_attention_workspace_bytes_cuda(const struct spin_attention_args *args);
+spin_status spin_attention_cuda(const struct spin_attention_args *args, struct spin_stream *stream);
 
 SPIN_END_DECLS

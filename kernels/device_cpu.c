@@ -10,6 +10,7 @@
  * The end of a job is a barrier too, but only the caller waits there: a worker cannot meet the next
  * barrier before the next dispatch, and that comes after the caller has left this one. */
 #include "base/clock.h"
+#include "kernels/backend.h"
 #include "kernels/device.h"
 #include "kernels/kernels_internal.h"
 
@@ -37,12 +38,13 @@ struct gate {
 
 struct worker {
     pthread_t thread;
-    struct spin_stream *stream;
+    struct cpu_stream *stream;
     uint32_t index;
     bool started;
 };
 
-struct spin_stream {
+struct cpu_stream {
+    struct spin_stream base;
     struct gate dispatch;
     struct gate meeting;
     _Alignas(64) _Atomic uint32_t arrived;
@@ -57,6 +59,20 @@ struct spin_stream {
     uint8_t *scratch;        /* threads * SPIN_SCRATCH_BYTES */
     struct worker *workers;  /* [threads]; entry 0, the caller, is unused */
 };
+
+static const struct spin_backend backend;
+
+static struct cpu_stream *cpu_stream(struct spin_stream *stream)
+{
+    SPIN_ASSERT(stream->backend == &backend);
+    return (struct cpu_stream *)(void *)stream;
+}
+
+static const struct cpu_stream *const_cpu_stream(const struct spin_stream *stream)
+{
+    SPIN_ASSERT(stream->backend == &backend);
+    return (const struct cpu_stream *)(const void *)stream;
+}
 
 static void pause_a_moment(void)
 {
@@ -103,7 +119,7 @@ static void gate_open(struct gate *gate)
 }
 
 /* The last of the threads to arrive opens the meeting gate. */
-static void arrive(struct spin_stream *stream)
+static void arrive(struct cpu_stream *stream)
 {
     /* Acquire and release: the last arrival hands everybody's writes on through the gate. */
     const uint32_t before = atomic_fetch_add_explicit(&stream->arrived, 1, memory_order_acq_rel);
@@ -113,7 +129,7 @@ static void arrive(struct spin_stream *stream)
     }
 }
 
-void spin_stream_barrier(struct spin_stream *stream)
+static void meet(struct cpu_stream *stream)
 {
     if (stream->threads == 1) {
         return;
@@ -124,27 +140,33 @@ void spin_stream_barrier(struct spin_stream *stream)
     gate_wait(&stream->meeting, phase);
 }
 
+void spin_stream_barrier(struct spin_stream *stream)
+{
+    meet(cpu_stream(stream));
+}
+
 void spin_stream_parallel(struct spin_stream *stream, spin_parallel_fn fn, void *context)
 {
-    if (stream->owner.thread == 0) {
-        spin_owner_set(&stream->owner);
+    struct cpu_stream *self = cpu_stream(stream);
+    if (self->owner.thread == 0) {
+        spin_owner_set(&self->owner);
     }
-    SPIN_ASSERT_THREAD(&stream->owner);
-    if (stream->threads == 1) {
+    SPIN_ASSERT_THREAD(&self->owner);
+    if (self->threads == 1) {
         fn(context, 0, 1);
         return;
     }
-    stream->fn = fn;
-    stream->context = context;
-    gate_open(&stream->dispatch);
-    fn(context, 0, stream->threads);
-    spin_stream_barrier(stream);
+    self->fn = fn;
+    self->context = context;
+    gate_open(&self->dispatch);
+    fn(context, 0, self->threads);
+    meet(self);
 }
 
 static void *worker_main(void *argument)
 {
     const struct worker *worker = argument;
-    struct spin_stream *stream = worker->stream;
+    struct cpu_stream *stream = worker->stream;
     uint32_t phase = 0;
     for (;;) {
         gate_wait(&stream->dispatch, phase);
@@ -157,7 +179,7 @@ static void *worker_main(void *argument)
     }
 }
 
-static spin_status start_worker(struct spin_stream *stream, uint32_t index, struct spin_error *err)
+static spin_status start_worker(struct cpu_stream *stream, uint32_t index, struct spin_error *err)
 {
     struct worker *worker = &stream->workers[index];
     worker->stream = stream;
@@ -180,6 +202,21 @@ static spin_status start_worker(struct spin_stream *stream, uint32_t index, stru
     return SPIN_OK;
 }
 
+static void destroy(struct spin_stream *stream)
+{
+    struct cpu_stream *self = cpu_stream(stream);
+    self->stopping = true;
+    gate_open(&self->dispatch);
+    for (uint32_t i = 1; self->workers != NULL && i < self->threads; i++) {
+        if (self->workers[i].started) {
+            (void)pthread_join(self->workers[i].thread, NULL);
+        }
+    }
+    spin_memory_free(self->scratch);
+    free(self->workers);
+    free(self);
+}
+
 spin_status spin_stream_create_cpu(uint32_t threads, struct spin_stream **out,
                                    struct spin_error *err)
 {
@@ -187,17 +224,17 @@ spin_status spin_stream_create_cpu(uint32_t threads, struct spin_stream **out,
         return spin_fail(err, SPIN_ERR_INVALID, "compute threads %u: must be 1 to %u", threads,
                          THREADS_MAX);
     }
-    struct spin_stream *stream = aligned_alloc(64, sizeof *stream);
+    struct cpu_stream *stream = aligned_alloc(64, sizeof *stream);
     if (stream == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "stream: %zu bytes", sizeof *stream);
     }
     memset(stream, 0, sizeof *stream);
+    stream->base.backend = &backend;
     stream->threads = threads;
     stream->isa = spin_isa_detect();
     spin_status status = SPIN_OK;
     void *scratch = NULL;
-    SPIN_TRY_GOTO(status, spin_device_alloc(stream, threads * SPIN_SCRATCH_BYTES, &scratch, err),
-                  fail);
+    SPIN_TRY_GOTO(status, spin_memory_alloc(threads * SPIN_SCRATCH_BYTES, 64, &scratch, err), fail);
     stream->scratch = scratch;
     stream->workers = calloc(threads, sizeof *stream->workers);
     if (stream->workers == NULL) {
@@ -207,49 +244,34 @@ spin_status spin_stream_create_cpu(uint32_t threads, struct spin_stream **out,
     for (uint32_t i = 1; i < threads; i++) {
         SPIN_TRY_GOTO(status, start_worker(stream, i, err), fail);
     }
-    *out = stream;
+    *out = &stream->base;
     return SPIN_OK;
 fail:
-    spin_stream_destroy(stream);
+    destroy(&stream->base);
     return status;
-}
-
-void spin_stream_destroy(struct spin_stream *stream)
-{
-    if (stream == NULL) {
-        return;
-    }
-    stream->stopping = true;
-    gate_open(&stream->dispatch);
-    for (uint32_t i = 1; stream->workers != NULL && i < stream->threads; i++) {
-        if (stream->workers[i].started) {
-            (void)pthread_join(stream->workers[i].thread, NULL);
-        }
-    }
-    spin_device_free(stream, stream->scratch);
-    free(stream->workers);
-    free(stream);
 }
 
 uint32_t spin_stream_threads(const struct spin_stream *stream)
 {
-    return stream->threads;
+    return const_cpu_stream(stream)->threads;
 }
 
 void *spin_stream_scratch(struct spin_stream *stream, uint32_t thread)
 {
-    SPIN_ASSERT_LT(thread, stream->threads);
-    return stream->scratch + thread * SPIN_SCRATCH_BYTES;
+    struct cpu_stream *self = cpu_stream(stream);
+    SPIN_ASSERT_LT(thread, self->threads);
+    return self->scratch + thread * SPIN_SCRATCH_BYTES;
 }
 
 enum spin_isa spin_stream_isa(const struct spin_stream *stream)
 {
-    return stream->isa;
+    return const_cpu_stream(stream)->isa;
 }
 
 void spin_stream_limit_isa(struct spin_stream *stream, enum spin_isa isa)
 {
-    stream->isa = SPIN_MIN(stream->isa, isa);
+    struct cpu_stream *self = cpu_stream(stream);
+    self->isa = SPIN_MIN(self->isa, isa);
 }
 
 enum spin_isa spin_isa_detect(void)
@@ -272,15 +294,16 @@ enum spin_isa spin_isa_detect(void)
 /* calloc takes fresh pages for large pieces, so they are zero without being touched: a KV pool of a
  * quarter of the machine costs nothing until sequences fill it, and a worker is ready at once. The
  * piece's real start lies in front of what the caller gets. */
-spin_status spin_device_alloc(struct spin_stream *stream, uint64_t bytes, void **out,
+spin_status spin_memory_alloc(uint64_t bytes, uint64_t alignment, void **out,
                               struct spin_error *err)
 {
-    (void)stream;
-    const uint64_t alignment = bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 64;
+    if (bytes >= HUGE_PAGE_BYTES) {
+        alignment = HUGE_PAGE_BYTES;
+    }
     const uint64_t extra = alignment + sizeof(void *);
     char *start = bytes > SIZE_MAX - extra ? NULL : calloc(1, bytes + extra);
     if (start == NULL) {
-        return spin_fail(err, SPIN_ERR_NO_MEMORY, "device memory: %lu bytes", (unsigned long)bytes);
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "memory: %lu bytes", (unsigned long)bytes);
     }
     const uintptr_t after = (uintptr_t)start + sizeof(void *);
     char *memory = start + sizeof(void *) + (alignment - after % alignment) % alignment;
@@ -293,9 +316,8 @@ spin_status spin_device_alloc(struct spin_stream *stream, uint64_t bytes, void *
     return SPIN_OK;
 }
 
-void spin_device_free(struct spin_stream *stream, void *memory)
+void spin_memory_free(void *memory)
 {
-    (void)stream;
     if (memory == NULL) {
         return;
     }
@@ -303,3 +325,43 @@ void spin_device_free(struct spin_stream *stream, void *memory)
     memcpy(&start, (char *)memory - sizeof start, sizeof start);
     free(start);
 }
+
+static spin_status allocate(struct spin_stream *stream, uint64_t bytes, void **out,
+                            struct spin_error *err)
+{
+    (void)stream;
+    return spin_memory_alloc(bytes, 64, out, err);
+}
+
+static void release(struct spin_stream *stream, void *memory)
+{
+    (void)stream;
+    spin_memory_free(memory);
+}
+
+/* Operations are complete when they return. */
+static spin_status is_done(struct spin_stream *stream, uint64_t timeout_ns)
+{
+    (void)stream;
+    (void)timeout_ns;
+    return SPIN_OK;
+}
+
+static spin_status copy(struct spin_stream *stream, void *target, const void *source,
+                        uint64_t bytes)
+{
+    (void)stream;
+    memcpy(target, source, bytes);
+    return SPIN_OK;
+}
+
+static const struct spin_backend backend = {
+    .destroy = destroy,
+    .sync = is_done,
+    .device_alloc = allocate,
+    .device_free = release,
+    .host_alloc = allocate,
+    .host_free = release,
+    .write = copy,
+    .read = copy,
+};

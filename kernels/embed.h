@@ -19,5 +19,6 @@ struct spin_embed_args {
 
 spin_status spin_embed_ref(const struct spin_embed_args *args, struct spin_stream *stream);
 spin_status spin_embed_cpu(const struct spin_embed_args *args, struct spin_stream *stream);
+spin_status spin_embed_cuda(const struct spin_embed_args *args, struct spin_stream *stream);
 
 SPIN_END_DECLS

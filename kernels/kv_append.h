@@ -22,5 +22,6 @@ struct spin_kv_append_args {
 
 spin_status spin_kv_append_ref(const struct spin_kv_append_args *args, struct spin_stream *stream);
 spin_status spin_kv_append_cpu(const struct spin_kv_append_args *args, struct spin_stream *stream);
+spin_status spin_kv_append_cuda(const struct spin_kv_append_args *args, struct spin_stream *stream);
 
 SPIN_END_DECLS

@@ -30,9 +30,12 @@ struct spin_kv_offload_args {
 
 spin_status spin_kv_gather_ref(const struct spin_kv_gather_args *args, struct spin_stream *stream);
 spin_status spin_kv_gather_cpu(const struct spin_kv_gather_args *args, struct spin_stream *stream);
+spin_status spin_kv_gather_cuda(const struct spin_kv_gather_args *args, struct spin_stream *stream);
 spin_status spin_kv_offload_ref(const struct spin_kv_offload_args *args,
                                 struct spin_stream *stream);
 spin_status spin_kv_offload_cpu(const struct spin_kv_offload_args *args,
                                 struct spin_stream *stream);
+spin_status spin_kv_offload_cuda(const struct spin_kv_offload_args *args,
+                                 struct spin_stream *stream);
 
 SPIN_END_DECLS

@@ -26,5 +26,6 @@ struct spin_kv_index_args {
 
 spin_status spin_kv_index_ref(const struct spin_kv_index_args *args, struct spin_stream *stream);
 spin_status spin_kv_index_cpu(const struct spin_kv_index_args *args, struct spin_stream *stream);
+spin_status spin_kv_index_cuda(const struct spin_kv_index_args *args, struct spin_stream *stream);
 
 SPIN_END_DECLS

@@ -37,9 +37,13 @@ spin_status spin_kv_resize_slot_lru_ref(const struct spin_kv_resize_args *args,
                                         struct spin_stream *stream);
 spin_status spin_kv_resize_slot_lru_cpu(const struct spin_kv_resize_args *args,
                                         struct spin_stream *stream);
+spin_status spin_kv_resize_slot_lru_cuda(const struct spin_kv_resize_args *args,
+                                         struct spin_stream *stream);
 spin_status spin_kv_resize_bucketed_ref(const struct spin_kv_resize_args *args,
                                         struct spin_stream *stream);
 spin_status spin_kv_resize_bucketed_cpu(const struct spin_kv_resize_args *args,
                                         struct spin_stream *stream);
+spin_status spin_kv_resize_bucketed_cuda(const struct spin_kv_resize_args *args,
+                                         struct spin_stream *stream);
 
 SPIN_END_DECLS

@@ -56,5 +56,6 @@ struct spin_kv_select_args {
 uint64_t spin_kv_select_workspace_bytes(const struct spin_kv_select_args *args);
 spin_status spin_kv_select_ref(const struct spin_kv_select_args *args, struct spin_stream *stream);
 spin_status spin_kv_select_cpu(const struct spin_kv_select_args *args, struct spin_stream *stream);
+spin_status spin_kv_select_cuda(const struct spin_kv_select_args *args, struct spin_stream *stream);
 
 SPIN_END_DECLS

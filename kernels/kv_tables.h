@@ -119,48 +119,47 @@ struct spin_kv_range {
     uint32_t entry;
 };
 
-static inline uint32_t spin_kv_rows(const struct spin_kv_view *view)
+SPIN_INLINE uint32_t spin_kv_rows(const struct spin_kv_view *view)
 {
     return view->layout.layers * view->layout.kv_heads;
 }
 
-static inline uint64_t spin_kv_table_row(const struct spin_kv_view *view, uint32_t sequence,
-                                         uint32_t layer, uint32_t head)
+SPIN_INLINE uint64_t spin_kv_table_row(const struct spin_kv_view *view, uint32_t sequence,
+                                       uint32_t layer, uint32_t head)
 {
     return ((uint64_t)sequence * view->layout.layers + layer) * view->layout.kv_heads + head;
 }
 
 /* The slab groups of the layer that a table row belongs to. */
-static inline const uint32_t *spin_kv_slab_groups(const struct spin_kv_view *view,
-                                                  uint64_t table_row)
+SPIN_INLINE const uint32_t *spin_kv_slab_groups(const struct spin_kv_view *view, uint64_t table_row)
 {
     return view->slab_list + table_row / view->layout.kv_heads * view->slabs_max;
 }
 
 /* Pool slot of slot s of the row of `head` whose layer has these groups. */
-static inline uint32_t spin_kv_group_slot(const struct spin_kv_view *view, const uint32_t *groups,
-                                          uint32_t head, uint32_t slot)
+SPIN_INLINE uint32_t spin_kv_group_slot(const struct spin_kv_view *view, const uint32_t *groups,
+                                        uint32_t head, uint32_t slot)
 {
     return (groups[slot / SPIN_SLAB_SLOTS] * view->layout.kv_heads + head) * SPIN_SLAB_SLOTS +
            slot % SPIN_SLAB_SLOTS;
 }
 
 /* Pool slot of slot s of a table row. */
-static inline uint32_t spin_kv_pool_slot(const struct spin_kv_view *view, uint64_t table_row,
-                                         uint32_t slot)
+SPIN_INLINE uint32_t spin_kv_pool_slot(const struct spin_kv_view *view, uint64_t table_row,
+                                       uint32_t slot)
 {
     return spin_kv_group_slot(view, spin_kv_slab_groups(view, table_row),
                               (uint32_t)(table_row % view->layout.kv_heads), slot);
 }
 
-static inline uint8_t *spin_kv_slot_bytes(const struct spin_kv_view *view, uint32_t pool_slot)
+SPIN_INLINE uint8_t *spin_kv_slot_bytes(const struct spin_kv_view *view, uint32_t pool_slot)
 {
     return view->pool + pool_slot * spin_page_bytes(&view->layout, view->page_tokens);
 }
 
 /* The frame of page `page` of (layer, head) of a sequence: CPU page table, then arithmetic. */
-static inline uint8_t *spin_kv_frame_bytes(const struct spin_kv_view *view, uint32_t sequence,
-                                           uint32_t layer, uint32_t head, uint32_t page)
+SPIN_INLINE uint8_t *spin_kv_frame_bytes(const struct spin_kv_view *view, uint32_t sequence,
+                                         uint32_t layer, uint32_t head, uint32_t page)
 {
     const uint32_t pages = SPIN_BLOCK_TOKENS / view->page_tokens;
     const uint64_t block = view->blocks[(uint64_t)sequence * view->blocks_max + page / pages];
@@ -170,8 +169,8 @@ static inline uint8_t *spin_kv_frame_bytes(const struct spin_kv_view *view, uint
 }
 
 /* The summary of partition `partition`; those of one block and row lie one after another. */
-static inline uint8_t *spin_kv_summary(const struct spin_kv_view *view, uint32_t sequence,
-                                       uint32_t layer, uint32_t head, uint32_t partition)
+SPIN_INLINE uint8_t *spin_kv_summary(const struct spin_kv_view *view, uint32_t sequence,
+                                     uint32_t layer, uint32_t head, uint32_t partition)
 {
     const uint32_t partitions = SPIN_BLOCK_TOKENS / view->partition_tokens;
     const uint64_t block =

@@ -53,6 +53,9 @@ struct spin_ops {
 extern const struct spin_ops spin_ops_ref;
 /* Needs AVX2 and FMA. Chosen by spin_ops_best_cpu(). */
 extern const struct spin_ops spin_ops_cpu;
+/* BF16 activations, on streams of spin_stream_create_cuda. In //kernels:cuda; empty in a build
+ * without CUDA, where there is no such stream. */
+extern const struct spin_ops spin_ops_cuda;
 /* spin_ops_cpu where the processor has what it needs, else spin_ops_ref, with a log line. */
 const struct spin_ops *spin_ops_best_cpu(void);
 

@@ -21,5 +21,6 @@ struct spin_rms_norm_args {
 
 spin_status spin_rms_norm_ref(const struct spin_rms_norm_args *args, struct spin_stream *stream);
 spin_status spin_rms_norm_cpu(const struct spin_rms_norm_args *args, struct spin_stream *stream);
+spin_status spin_rms_norm_cuda(const struct spin_rms_norm_args *args, struct spin_stream *stream);
 
 SPIN_END_DECLS

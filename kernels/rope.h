@@ -35,5 +35,6 @@ struct spin_rope_args {
 
 spin_status spin_rope_ref(const struct spin_rope_args *args, struct spin_stream *stream);
 spin_status spin_rope_cpu(const struct spin_rope_args *args, struct spin_stream *stream);
+spin_status spin_rope_cuda(const struct spin_rope_args *args, struct spin_stream *stream);
 
 SPIN_END_DECLS

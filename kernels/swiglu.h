@@ -18,5 +18,6 @@ struct spin_swiglu_args {
 
 spin_status spin_swiglu_ref(const struct spin_swiglu_args *args, struct spin_stream *stream);
 spin_status spin_swiglu_cpu(const struct spin_swiglu_args *args, struct spin_stream *stream);
+spin_status spin_swiglu_cuda(const struct spin_swiglu_args *args, struct spin_stream *stream);
 
 SPIN_END_DECLS

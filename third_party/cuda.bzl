@@ -94,7 +94,7 @@ def cuda_binary(name, srcs, hdrs = [], deps = [], copts = [], **kwargs):
     if CUDA_AVAILABLE:
         native.cc_binary(
             name = name,
-            srcs = _objects(name, srcs, hdrs, [], copts),
+            srcs = _objects(name, srcs, hdrs, deps, copts),
             deps = deps + ["@local_cuda//:cuda"],
             **kwargs
         )

@@ -109,26 +109,63 @@ static void test_limits(void **state)
     spin_stream_destroy(NULL);
 }
 
-static void test_memory_is_zeroed_and_aligned(void **state)
+typedef spin_status (*alloc_fn)(struct spin_stream *stream, uint64_t bytes, void **out,
+                                struct spin_error *err);
+typedef void (*free_fn)(struct spin_stream *stream, void *memory);
+
+static void check_memory(alloc_fn alloc, free_fn release)
 {
-    (void)state;
     static const uint64_t sizes[] = {0, 1, 63, 4096, UINT64_C(2) << 20, (UINT64_C(4) << 20) + 1};
     struct spin_stream *stream = spin_test_stream(1);
     struct spin_error err;
     for (uint64_t i = 0; i < SPIN_ARRAY_COUNT(sizes); i++) {
         void *memory = NULL;
-        SPIN_EXPECT_OK(spin_device_alloc(stream, sizes[i], &memory, &err), &err);
+        SPIN_EXPECT_OK(alloc(stream, sizes[i], &memory, &err), &err);
         assert_int_equal((uintptr_t)memory % 64, 0);
         for (uint64_t j = 0; j < sizes[i]; j++) {
             assert_int_equal(((uint8_t *)memory)[j], 0);
         }
         memset(memory, 0xff, sizes[i]); /* what is reused next must be zeroed again */
-        spin_device_free(stream, memory);
+        release(stream, memory);
     }
     void *memory = NULL;
-    SPIN_EXPECT_STATUS(spin_device_alloc(stream, UINT64_MAX, &memory, &err), SPIN_ERR_NO_MEMORY);
+    SPIN_EXPECT_STATUS(alloc(stream, UINT64_MAX, &memory, &err), SPIN_ERR_NO_MEMORY);
     assert_null(memory);
-    spin_device_free(stream, NULL);
+    release(stream, NULL);
+    spin_stream_destroy(stream);
+}
+
+static void test_memory_is_zeroed_and_aligned(void **state)
+{
+    (void)state;
+    check_memory(spin_device_alloc, spin_device_free);
+    check_memory(spin_host_alloc, spin_host_free);
+}
+
+/* Operations are complete when they return, so copies and waits are too. */
+static void test_copies_and_waits(void **state)
+{
+    (void)state;
+    struct spin_stream *stream = spin_test_stream(2);
+    struct spin_error err;
+    void *device = NULL;
+    void *host = NULL;
+    uint8_t back[301];
+    memset(back, 0, sizeof back);
+    SPIN_EXPECT_OK(spin_device_alloc(stream, 301, &device, &err), &err);
+    SPIN_EXPECT_OK(spin_host_alloc(stream, 301, &host, &err), &err);
+    for (uint32_t i = 0; i < 301; i++) {
+        ((uint8_t *)host)[i] = (uint8_t)(i * 7);
+    }
+    assert_int_equal(spin_device_write(stream, device, host, 300), SPIN_OK);
+    assert_int_equal(spin_device_read(stream, back, device, 301), SPIN_OK);
+    assert_memory_equal(back, host, 300);
+    assert_int_equal(back[300], 0);
+    assert_int_equal(spin_device_write(stream, NULL, NULL, 0), SPIN_OK);
+    assert_int_equal(spin_device_read(stream, NULL, NULL, 0), SPIN_OK);
+    assert_int_equal(spin_stream_sync(stream, 0), SPIN_OK);
+    spin_device_free(stream, device);
+    spin_host_free(stream, host);
     spin_stream_destroy(stream);
 }
 
@@ -139,6 +176,7 @@ int main(void)
         cmocka_unit_test(test_sleeping_at_a_barrier),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_memory_is_zeroed_and_aligned),
+        cmocka_unit_test(test_copies_and_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
