@@ -17,8 +17,10 @@ _FLAGS = [
     "-I.",
 ]
 
-# nvcc writes the report of a good compilation to stderr: keep it out of Bazel's output.
+# nvcc writes the report of a good compilation to stderr: keep it out of Bazel's output. It names
+# its temporary files by its process id, which is the same in all sandboxes, and those share /tmp.
 _COMMAND = """\
+TMPDIR="$(mktemp -d)" && export TMPDIR && trap 'rm -rf "$TMPDIR"' EXIT
 log="$1"; shift
 if ! "$@" 2>"$log"; then cat "$log" >&2; exit 1; fi
 grep -E ' warning' "$log" >&2 || true
@@ -47,7 +49,7 @@ def _nvcc_objects_impl(ctx):
             arguments = [arguments],
             inputs = depset([source], transitive = [headers]),
             outputs = [object, log],
-            env = {"PATH": "/usr/bin:/bin", "TMPDIR": "/tmp"},
+            env = {"PATH": "/usr/bin:/bin"},
             mnemonic = "NvccCompile",
             progress_message = "Compiling %s" % source.short_path,
         )
