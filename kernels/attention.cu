@@ -1,12 +1,13 @@
 /* attention on CUDA: a warp has a run of 64 list tokens, a block of eight warps a split of 512.
  *
  * Formula    A run gives m = max s, z = sum p, o = sum p v with s = log2(e) scale q.k and
- *            p = 2^(s - m) rounded to BF16, over its tokens. The eight runs of a split are folded
- *            in list order against their common maximum, the splits of a list one after the other:
+ *            p = 2^(s - m) rounded to BF16, over its tokens. The runs of a split are folded in
+ *            list order, and so are the splits of a list:
  *              M' = max(M, m);  o' = 2^(M - M') o + 2^(m - M') o_s;  z' alike
  *            What a run, a split and a list give follows from the list and the query alone. Only
  *            where splits meet differs: in a second kernel, when blocks share a list, else in the
- *            block that has all of it; both do the same operations.
+ *            block that has all of it; both do the same operations. Sequences of several queries
+ *            are attention_chunk.cuh's, where there may be more queries than sequences.
  * Layout     Tensor cores take 16 tokens x 16 values of K against eight query columns, and 16
  *            values x 16 tokens of V (transposed as they are read) against the columns' p. A column
  *            is one head of one query: the heads that share a kv head, of as many queries of a
@@ -15,13 +16,8 @@
  *            unit u of token t goes to place u ^ (t & 7), so that no two rows meet in a bank.
  * Limits     head_dim 64 or 128; rows of q and out start on multiples of 16 bytes; V of every token
  *            that a query of the sequence sees is finite. */
-#include "kernels/attention.h"
-#include "kernels/rows_cuda.cuh"
-#include "kernels/tensor_cuda.cuh"
+#include "kernels/attention_chunk.cuh"
 
-#include <math_constants.h>
-
-#define RUN_TOKENS 64u
 #define RUNS (SPIN_SPLIT_TOKENS / RUN_TOKENS)
 #define THREADS (32 * RUNS)
 #define STEP_TOKENS 16u
@@ -39,35 +35,10 @@
 #define RINGS_BYTES_OF_TWO 98304u /* two blocks of such rings share a multiprocessor */
 #define MERGE_AHEAD 32u           /* splits whose o a thread of the merge reads at once */
 
-struct attention_job {
-    const __nv_bfloat16 *q;
-    __nv_bfloat16 *out;
-    uint64_t q_stride;
-    uint64_t out_stride;
-    const uint32_t *first;
-    uint32_t sequences;
-    const uint8_t *pool;
-    const uint32_t *slots;
-    const uint64_t *row_offset;
-    const uint32_t *visible;
-    uint32_t page_bytes;
-    uint32_t page_tiles_log2;
-    uint32_t q_heads;
-    uint32_t kv_heads;
-    uint32_t group;   /* query heads of a kv head */
-    uint32_t passes;  /* over a list, for groups of more than COLUMNS */
-    uint32_t queries; /* of a block */
-    uint32_t splits;  /* blocks that share a list; 1: every block has a whole one */
-    float scale_log2;
-    float *partial_o;   /* [sequence][q_head][split][head_dim] */
-    float2 *partial_mz; /* [sequence][q_head][split] */
-};
-
 /* What a block computes: some heads of some queries over one list. */
 struct attention_tile {
     uint32_t sequence;
-    uint32_t token;      /* of the first query */
-    uint32_t first_head; /* query head of column 0 */
+    uint32_t token; /* of the first query */
     uint32_t heads;
     uint32_t columns; /* heads * queries; column c is head c % heads of query c / heads */
     uint32_t visible; /* to the first query; each after it sees one more */
@@ -83,10 +54,19 @@ static __device__ inline uint32_t splits_of(uint32_t tokens)
     return (tokens + SPIN_SPLIT_TOKENS - 1) / SPIN_SPLIT_TOKENS;
 }
 
-/* into += next, as one step of a list: `weight` of what is there, `next_weight` of what comes. */
-static __device__ inline float merged(float into, float weight, float next, float next_weight)
+/* Reads that the compiler leaves where they are, so that several take the time of one. */
+static __device__ inline uint32_t read_now(const uint32_t *source)
 {
-    return __fmaf_rn(next_weight, next, __fmul_rn(weight, into));
+    uint32_t value;
+    asm volatile("ld.global.u32 %0, [%1];" : "=r"(value) : "l"(source));
+    return value;
+}
+
+static __device__ inline uint64_t read_now(const uint64_t *source)
+{
+    uint64_t value;
+    asm volatile("ld.global.u64 %0, [%1];" : "=l"(value) : "l"(source));
+    return value;
 }
 
 /* --- which queries a block has --- */
@@ -107,17 +87,22 @@ static __device__ uint32_t sequence_of(const struct attention_job &job, uint32_t
     return low;
 }
 
-/* The list of kv head `head` of the sequence that `token` belongs to; false when it has none. In
- * decode, token t is sequence t's: what that row would be is read before it is known to be it. */
-static __device__ bool find_query(const struct attention_job &job, uint32_t token, uint32_t head,
+/* The list of kv head `head` of the sequence that token `place` belongs to, or, where there are
+ * chunks, of sequence `place`; false when it has none. In decode, token t is sequence t's: what
+ * that row would be is read before it is known to be it. */
+static __device__ bool find_query(const struct attention_job &job, uint32_t place, uint32_t head,
                                   struct attention_tile *tile)
 {
-    uint32_t sequence = min(token, job.sequences - 1);
+    uint32_t sequence = min(place, job.sequences - 1);
     uint64_t row = (uint64_t)sequence * job.kv_heads + head;
-    uint32_t begin = job.first[sequence];
-    uint32_t end = job.first[sequence + 1];
-    uint32_t visible = job.visible[row];
-    uint64_t offset = job.row_offset[row];
+    uint32_t begin = read_now(job.first + sequence);
+    uint32_t end = read_now(job.first + sequence + 1);
+    uint32_t visible = read_now(job.visible + row);
+    uint64_t offset = read_now(job.row_offset + row);
+    if (job.has_chunks && end - begin != 1) {
+        return false;
+    }
+    const uint32_t token = job.has_chunks ? begin : place;
     if (token < begin || token >= end) {
         sequence = sequence_of(job, token);
         row = (uint64_t)sequence * job.kv_heads + head;
@@ -146,18 +131,20 @@ static __device__ bool find_query(const struct attention_job &job, uint32_t toke
     return true;
 }
 
-static __device__ bool find_tile(const struct attention_job &job, uint32_t token,
-                                 uint32_t head_pass, struct attention_tile *tile)
+static __device__ bool find_tile(const struct attention_job &job, struct attention_tile *tile)
 {
-    const uint32_t head = head_pass / job.passes;
-    const uint32_t pass = head_pass % job.passes;
-    if (!find_query(job, token, head, tile)) {
+    if (!find_query(job, blockIdx.x / job.splits, blockIdx.y, tile)) {
         return false;
     }
-    tile->first_head = head * job.group + pass * COLUMNS;
-    tile->heads = min(COLUMNS, job.group - pass * COLUMNS);
+    tile->heads = min(COLUMNS, job.group - blockIdx.z * COLUMNS);
     tile->columns *= tile->heads;
     return true;
+}
+
+/* The query head of column 0. */
+static __device__ inline uint32_t first_head_of(const struct attention_job &job)
+{
+    return blockIdx.y * job.group + blockIdx.z * COLUMNS;
 }
 
 static __device__ inline uint32_t column_visible(const struct attention_tile &tile, uint32_t column)
@@ -174,7 +161,7 @@ static __device__ inline void load_queries(const struct attention_job &job,
     const uint32_t column = threadIdx.x % 32 / 4;
     const uint32_t pair = threadIdx.x % 4 * 2;
     const uint64_t token = tile.token + column / tile.heads;
-    const uint32_t head = tile.first_head + column % tile.heads;
+    const uint32_t head = first_head_of(job) + column % tile.heads;
     const __nv_bfloat16 *source = job.q + token * job.q_stride + (uint64_t)head * D + pair;
 #pragma unroll
     for (uint32_t i = 0; i < D / 16; i++) {
@@ -289,12 +276,12 @@ static __device__ inline void soften(const struct attention_job &job,
         for (uint32_t lanes = 4; lanes < 32; lanes *= 2) {
             m = fmaxf(m, __shfl_xor_sync(~0u, m, lanes));
         }
-        const float base = m == -CUDART_INF_F ? 0 : m;
+        const float base = base_of(m);
         float z = 0;
 #pragma unroll
         for (uint32_t i = 0; i < 2 * STEPS; i++) {
             float &x = s[i / 2][i % 2 * 2 + side];
-            x = __bfloat162float(__float2bfloat16_rn(exp2f(__fsub_rn(x, base))));
+            x = __bfloat162float(__float2bfloat16_rn(power_of_2(__fsub_rn(x, base))));
             z += x;
         }
 #pragma unroll
@@ -407,22 +394,24 @@ static __device__ inline void load_share(float (&out)[D / 32], const float *sour
     }
 }
 
-/* The first `runs` runs of a split in order, for the column that is the calling warp's; false when
- * its query sees none of them. */
+/* The first `runs` runs of a split in order, for the column that is the calling warp's. All are
+ * read, at once; what lies in the place of those that the split does not have is not used. */
 template <uint32_t D>
-static __device__ inline bool fold_runs(uint32_t runs, const float *o, uint32_t run_floats,
+static __device__ inline void fold_runs(uint32_t runs, const float *o, uint32_t run_floats,
                                         const float2 (*mz)[COLUMNS],
                                         struct attention_partial<D> *out)
 {
     const uint32_t column = threadIdx.x / 32;
     const float *share =
         o + column * attention_sizes<D>::COLUMN_FLOATS + threadIdx.x % 32 * (D / 32);
+    float2 weights[RUNS];
+    float z[RUNS];
     out->m = -CUDART_INF_F;
-    for (uint32_t i = 0; i < runs; i++) {
-        out->m = fmaxf(out->m, mz[i][column].x);
-    }
-    if (out->m == -CUDART_INF_F) {
-        return false;
+#pragma unroll
+    for (uint32_t i = 0; i < RUNS; i++) {
+        const float2 of_run = mz[i][column];
+        weights[i] = weights_of(&out->m, i < runs ? of_run.x : -CUDART_INF_F);
+        z[i] = of_run.y;
     }
     out->z = 0;
 #pragma unroll
@@ -431,48 +420,44 @@ static __device__ inline bool fold_runs(uint32_t runs, const float *o, uint32_t 
     }
 #pragma unroll
     for (uint32_t i = 0; i < RUNS; i++) {
-        if (i < runs) {
-            const float weight = exp2f(mz[i][column].x - out->m);
-            float of_run[D / 32];
-            load_share<D>(of_run, share + i * run_floats);
-            out->z = __fmaf_rn(weight, mz[i][column].y, out->z);
+        float of_run[D / 32];
+        load_share<D>(of_run, share + i * run_floats);
+        const bool is_there = i < runs;
+        out->z = is_there ? merged(out->z, weights[i], z[i]) : out->z;
 #pragma unroll
-            for (uint32_t d = 0; d < D / 32; d++) {
-                out->o[d] = __fmaf_rn(weight, of_run[d], out->o[d]);
-            }
+        for (uint32_t d = 0; d < D / 32; d++) {
+            out->o[d] = is_there ? merged(out->o[d], weights[i], of_run[d]) : out->o[d];
         }
     }
-    return true;
 }
 
 template <uint32_t D>
 static __device__ inline void merge_split(struct attention_partial<D> *into,
                                           const struct attention_partial<D> &next)
 {
-    const float m = fmaxf(into->m, next.m);
-    const float weight = exp2f(into->m - m);
-    const float next_weight = exp2f(next.m - m);
-    into->m = m;
-    into->z = merged(into->z, weight, next.z, next_weight);
+    const float2 weights = weights_of(&into->m, next.m);
+    into->z = merged(into->z, weights, next.z);
 #pragma unroll
     for (uint32_t d = 0; d < D / 32; d++) {
-        into->o[d] = merged(into->o[d], weight, next.o[d], next_weight);
+        into->o[d] = merged(into->o[d], weights, next.o[d]);
     }
 }
 
 template <uint32_t D>
 static __device__ inline void store_partial(const struct attention_job &job,
-                                            const struct attention_tile &tile, uint32_t split,
+                                            const struct attention_tile &tile,
                                             const struct attention_partial<D> &partial)
 {
+    const uint32_t split = blockIdx.x % job.splits;
     const uint32_t lane = threadIdx.x % 32;
-    const uint64_t head = tile.first_head + threadIdx.x / 32;
+    const uint64_t head = first_head_of(job) + threadIdx.x / 32;
     const uint64_t index = (tile.sequence * (uint64_t)job.q_heads + head) * job.splits + split;
     float *target = job.partial_o + index * D + lane * (D / 32);
     if constexpr (D == 128) {
-        *(float4 *)target = make_float4(partial.o[0], partial.o[1], partial.o[2], partial.o[3]);
+        __stcg((float4 *)target,
+               make_float4(partial.o[0], partial.o[1], partial.o[2], partial.o[3]));
     } else {
-        *(float2 *)target = make_float2(partial.o[0], partial.o[1]);
+        __stcg((float2 *)target, make_float2(partial.o[0], partial.o[1]));
     }
     if (lane == 0) {
         job.partial_mz[index] = make_float2(partial.m, partial.z);
@@ -486,7 +471,7 @@ static __device__ inline void store_output(const struct attention_job &job,
 {
     const uint32_t column = threadIdx.x / 32;
     const uint64_t token = tile.token + column / tile.heads;
-    const uint32_t head = tile.first_head + column % tile.heads;
+    const uint32_t head = first_head_of(job) + column % tile.heads;
     uint32_t words[D / 64];
 #pragma unroll
     for (uint32_t i = 0; i < D / 64; i++) {
@@ -496,7 +481,7 @@ static __device__ inline void store_output(const struct attention_job &job,
     __nv_bfloat16 *target =
         job.out + token * job.out_stride + (uint64_t)head * D + threadIdx.x % 32 * (D / 32);
     if constexpr (D == 128) {
-        *(uint2 *)target = make_uint2(words[0], words[1]);
+        __stcg((uint2 *)target, make_uint2(words[0], words[1]));
     } else {
         *(uint32_t *)target = words[0];
     }
@@ -521,14 +506,11 @@ static __global__ void __launch_bounds__(THREADS,
     const uint32_t warp = threadIdx.x / 32;
     uint32_t split = blockIdx.x % job.splits;
     struct attention_tile tile;
-    if (!find_tile(job, blockIdx.x / job.splits, blockIdx.y, &tile)) {
+    if (!find_tile(job, &tile)) {
         return;
     }
     const bool is_cut = job.splits > 1 && tile.is_alone;
-    uint32_t end = splits_of(tile.visible_max);
-    if (is_cut) {
-        end = min(end, split + 1);
-    } else if (split != 0) {
+    if (split >= (is_cut ? splits_of(tile.visible_max) : 1)) {
         return;
     }
     struct attention_partial<D> list; /* of no token yet */
@@ -538,24 +520,25 @@ static __global__ void __launch_bounds__(THREADS,
     for (uint32_t d = 0; d < D / 32; d++) {
         list.o[d] = 0;
     }
-    for (; split < end; split++) {
+    do {
         attend_run<D, PIECES>(job, tile, split, rings + warp * RING, run_mz[warp]);
         __syncthreads();
         const uint32_t tokens = tile.visible_max - split * SPIN_SPLIT_TOKENS;
         const uint32_t runs = min(RUNS, (tokens + RUN_TOKENS - 1) / RUN_TOKENS);
-        struct attention_partial<D> partial;
-        if (warp < tile.columns &&
-            fold_runs<D>(runs, (const float *)rings, RING / sizeof(float), run_mz, &partial)) {
-            if (is_cut) {
-                store_partial<D>(job, tile, split, partial);
-            } else {
-                merge_split<D>(&list, partial);
-            }
+        if (warp < tile.columns) {
+            struct attention_partial<D> partial;
+            fold_runs<D>(runs, (const float *)rings, RING / sizeof(float), run_mz, &partial);
+            merge_split<D>(&list, partial);
         }
         __syncthreads(); /* the rings are free again */
-    }
-    if (!is_cut && warp < tile.columns) {
-        store_output<D>(job, tile, list);
+        split++;
+    } while (!is_cut && split < splits_of(tile.visible_max));
+    if (warp < tile.columns) {
+        if (is_cut) {
+            store_partial<D>(job, tile, list);
+        } else {
+            store_output<D>(job, tile, list);
+        }
     }
 }
 
@@ -575,7 +558,8 @@ static __device__ inline float2 split_weights(float split_m, float *m)
     float before = __shfl_up_sync(~0u, after, 1);
     before = lane == 0 ? *m : before;
     *m = __shfl_sync(~0u, after, 31);
-    return make_float2(exp2f(before - after), exp2f(split_m - after));
+    const float base = base_of(after);
+    return make_float2(power_of_2(__fsub_rn(before, base)), power_of_2(__fsub_rn(split_m, base)));
 }
 
 /* A block has a head of a query, a thread one value of it. */
@@ -610,10 +594,10 @@ static __global__ void __launch_bounds__(D) merge(const __grid_constant__ struct
 #pragma unroll
         for (uint32_t i = 0; i < MERGE_AHEAD; i++) {
             if (i < count) {
-                const float weight = __shfl_sync(~0u, weights.x, i);
-                const float next_weight = __shfl_sync(~0u, weights.y, i);
-                z = merged(z, weight, __shfl_sync(~0u, own.y, i), next_weight);
-                out = merged(out, weight, next[i], next_weight);
+                const float2 both =
+                    make_float2(__shfl_sync(~0u, weights.x, i), __shfl_sync(~0u, weights.y, i));
+                z = merged(z, both, __shfl_sync(~0u, own.y, i));
+                out = merged(out, both, next[i]);
             }
         }
     }
@@ -655,6 +639,12 @@ static void check(const struct spin_attention_args *args)
     SPIN_ASSERT(spin_is_aligned16(args->pages.pool));
 }
 
+/* Where single queries may be: at sequences, if there are chunks besides, else at tokens. */
+static uint32_t places_of(const struct spin_attention_args *args)
+{
+    return SPIN_MIN((uint32_t)args->q.rows, args->spans.count);
+}
+
 static struct attention_job make_job(const struct spin_attention_args *args)
 {
     const struct spin_page_lists *pages = &args->pages;
@@ -677,10 +667,10 @@ static struct attention_job make_job(const struct spin_attention_args *args)
     job.q_heads = args->q_heads;
     job.kv_heads = pages->layout.kv_heads;
     job.group = group;
-    job.passes = (group + COLUMNS - 1) / COLUMNS;
     job.queries = SPIN_MAX(COLUMNS / group, 1u);
+    job.has_chunks = args->q.rows > args->spans.count;
     const bool is_cut =
-        splits * args->spans.count <= CUT_SPLITS_MAX && splits * args->q.rows <= CUT_BLOCKS_MAX;
+        splits * args->spans.count <= CUT_SPLITS_MAX && splits * places_of(args) <= CUT_BLOCKS_MAX;
     job.splits = is_cut ? SPIN_MAX((uint32_t)splits, 1u) : 1;
     job.scale_log2 = args->scale * 1.44269504F;
     if (job.splits > 1) {
@@ -704,18 +694,27 @@ static void launch_attend(const struct attention_job &job, dim3 grid, cudaStream
 
 /* Its blocks start while those of attend() end, and wait for the last. */
 template <uint32_t D>
-static void launch_merge(const struct attention_job &job, uint32_t rows, cudaStream_t stream)
+static void launch_merge(const struct attention_job &job, uint32_t places, cudaStream_t stream)
 {
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(job.q_heads, rows);
+    config.gridDim = dim3(job.q_heads, places);
     config.blockDim = dim3(D);
     config.stream = stream;
     config.attrs = &early;
     config.numAttrs = 1;
     (void)cudaLaunchKernelEx(&config, merge<D>, job); /* spin_cuda_launched sees its error */
+}
+
+template <uint32_t D>
+static void launch_chunk(const struct attention_job &job, uint64_t rows, cudaStream_t stream)
+{
+    constexpr uint32_t BYTES = chunk_sizes<D>::ALL;
+    const dim3 grid((uint32_t)(rows * job.group / CHUNK_ROWS) + job.sequences, job.kv_heads);
+    (void)cudaFuncSetAttribute(attend_chunk<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
+    attend_chunk<D><<<grid, CHUNK_THREADS, BYTES, stream>>>(job);
 }
 
 extern "C" spin_status spin_attention_cuda(const struct spin_attention_args *args,
@@ -726,9 +725,18 @@ extern "C" spin_status spin_attention_cuda(const struct spin_attention_args *arg
         return SPIN_OK;
     }
     const struct attention_job job = make_job(args);
-    const dim3 grid(args->q.rows * job.splits, job.kv_heads * job.passes);
-    const bool is_deep = (uint64_t)grid.x * grid.y <= DEEP_BLOCKS_MAX;
+    const uint32_t places = places_of(args);
+    const uint32_t passes = (job.group + COLUMNS - 1) / COLUMNS; /* over a list */
+    const dim3 grid(places * job.splits, job.kv_heads, passes);
+    const bool is_deep = (uint64_t)grid.x * grid.y * grid.z <= DEEP_BLOCKS_MAX;
     cudaStream_t cuda = spin_stream_cuda(stream);
+    if (job.has_chunks) {
+        if (args->pages.layout.head_dim == 64) {
+            launch_chunk<64>(job, args->q.rows, cuda);
+        } else {
+            launch_chunk<128>(job, args->q.rows, cuda);
+        }
+    }
     if (args->pages.layout.head_dim == 64) {
         launch_attend<64, 6>(job, grid, cuda);
     } else if (is_deep) {
@@ -738,9 +746,9 @@ extern "C" spin_status spin_attention_cuda(const struct spin_attention_args *arg
     }
     if (job.splits > 1) {
         if (args->pages.layout.head_dim == 64) {
-            launch_merge<64>(job, args->q.rows, cuda);
+            launch_merge<64>(job, places, cuda);
         } else {
-            launch_merge<128>(job, args->q.rows, cuda);
+            launch_merge<128>(job, places, cuda);
         }
     }
     return spin_cuda_launched("attention");

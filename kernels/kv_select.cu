@@ -1,17 +1,24 @@
 /* kv_select on CUDA: one kernel, a cluster of thread blocks for each (sequence, kv head).
  *
  *   summaries .. tensor-core dot products .. logits in shared memory         each block, its share
- *   maximum, sum, minimum of each segment and head ........... to every block of the cluster
+ *   maximum, sum of each tile and head; of each segment ...... to every block of the cluster
  *   log softmax .. maximum over the group .. an integer key per candidate    each block, its share
  *   histogram of the keys ......... to every block, until the k-th best is known (twice, as a rule)
  *   pages of the chosen, in their order                                      each block, its share
  *
  * The first line is kv_select_score.cuh.
  *
- * Keys are integers in the order of the scores. A histogram splits the range that holds the k-th
- * best into 512 parts; it is over when the k-th best is the last of its part, or the part is one
- * key: then the first of equals are taken. Each block sees the histograms of all, so it knows how
- * many of the chosen stand before its own.
+ * Keys are integers in the order of the scores. A histogram splits a range into 512 parts, first
+ * that of the tiles' maxima: the k-th best is seldom below it, and is looked for there if it is. It
+ * is over when the k-th best is the last of its part, or the part is one key: then the first of
+ * equals are taken. Each block sees the histograms of all, so it knows how many of the chosen stand
+ * before its own.
+ *
+ * As few blocks to a row as hold its logits: the fewer, the less time is lost at the cluster's
+ * barriers. But twice as many as long as all rows are still at work at once. A block has a
+ * multiprocessor. Two share it, so that one loads while the other counts, where a row's logits fit
+ * half of it, its summaries are of 64 or 128 elements, its group of up to 8 heads, and there are
+ * more rows than the device holds clusters of four.
  *
  * Tiles, segments and what is summed in which order depend on the row alone: the number of blocks
  * in a cluster changes no bit. Logits that fit no cluster lie in the workspace; the CPU's size is
@@ -45,40 +52,35 @@ __device__ __forceinline__ float warp_add(float v)
     return v;
 }
 
-/* Maximum, sum and minimum of each head over each of the block's segments, to every rank. */
+/* Maximum and sum of each head over each of the block's segments, to every rank: half a warp for
+ * each, a lane for a tile. */
 __device__ void sum_segments(const struct select_params &p, const struct select_row &row,
                              const struct select_tables &tables)
 {
     const cg::cluster_group cluster = cg::this_cluster();
-    for (uint32_t i = warp_id(); i < row.count * p.group; i += WARPS) {
-        const uint32_t segment = i / p.group;
-        const uint32_t g = i % p.group;
-        const uint32_t at = segment * SEGMENT + lane_id() * 4;
-        const float *logits = row.logits + (uint64_t)g * p.stride + at;
-        const float4 a = *(const float4 *)(const void *)logits;
-        const float4 b = *(const float4 *)(const void *)(logits + SEGMENT / 2);
-        const float l[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-        float max = -INFINITY;
-        float min = INFINITY;
-#pragma unroll
-        for (uint32_t j = 0; j < 8; j++) {
-            max = fmaxf(max, l[j]);
-            if (is_candidate(row, row.base + at + j / 4 * (SEGMENT / 2) + j % 4)) {
-                min = fminf(min, l[j]);
-            }
+    const uint32_t count = row.count * p.group;
+    const uint32_t lane = lane_id() % WARPS;
+    for (uint32_t i = warp_id() * 2; i < count; i += WARPS * 2) {
+        const uint32_t at = i + lane_id() / WARPS;
+        const uint32_t segment = min(at, count - 1) / p.group;
+        const uint32_t g = min(at, count - 1) % p.group;
+        const uint32_t tile = segment * WARPS + lane;
+        const float2 v = tables.tiles[g * p.tile_stride + tile];
+        const uint32_t partition = row.base + tile * TILE;
+        float max = v.x;
+        float low = partition + TILE > row.sink_end && partition < row.local_begin ? v.x : INFINITY;
+        for (uint32_t d = WARPS / 2; d > 0; d /= 2) {
+            max = fmaxf(max, __shfl_xor_sync(UINT32_MAX, max, d));
+            low = fminf(low, __shfl_xor_sync(UINT32_MAX, low, d));
         }
-        max = warp_max(max);
-        min = warp_min(min);
-        float sum = 0;
-#pragma unroll
-        for (uint32_t j = 0; j < 8; j++) {
-            sum += max == -INFINITY ? 0 : expf(l[j] - max);
+        float sum = v.y * __expf(v.x - (max == -INFINITY ? 0 : max));
+        for (uint32_t d = WARPS / 2; d > 0; d /= 2) {
+            sum += __shfl_xor_sync(UINT32_MAX, sum, d);
         }
-        sum = warp_add(sum);
-        if (lane_id() < row.ranks) {
+        if (at < count && lane < row.ranks) {
             const uint32_t entry = g * p.segments_max + row.first + segment;
-            cluster.map_shared_rank(tables.sums, lane_id())[entry] = make_float2(max, sum);
-            cluster.map_shared_rank(tables.lows, lane_id())[entry] = min;
+            cluster.map_shared_rank(tables.sums, lane)[entry] = make_float2(max, sum);
+            cluster.map_shared_rank(tables.lows, lane)[entry] = low;
         }
     }
 }
@@ -125,30 +127,6 @@ __device__ __forceinline__ uint32_t key_of(float score)
     return (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
 }
 
-/* Keys take the place of the first head's logits. */
-__device__ void merge_heads(const struct select_params &p, const struct select_row &row,
-                            const struct select_shared &shared)
-{
-    for (uint32_t c = threadIdx.x * 4; c < row.count * SEGMENT; c += THREADS * 4) {
-        float score[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-        for (uint32_t g = 0; g < p.group; g++) {
-            const float2 norm = shared.norm[g];
-            const float4 l =
-                *(const float4 *)(const void *)(row.logits + (uint64_t)g * p.stride + c);
-            score[0] = fmaxf(score[0], (l.x - norm.x) - norm.y);
-            score[1] = fmaxf(score[1], (l.y - norm.x) - norm.y);
-            score[2] = fmaxf(score[2], (l.z - norm.x) - norm.y);
-            score[3] = fmaxf(score[3], (l.w - norm.x) - norm.y);
-        }
-        uint32_t key[4];
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++) {
-            key[j] = is_candidate(row, row.base + c + j) ? key_of(score[j]) : 0;
-        }
-        *(uint4 *)(void *)(row.logits + c) = make_uint4(key[0], key[1], key[2], key[3]);
-    }
-}
-
 /* Where the k-th best is: all keys above `high` are chosen, and in the order of the candidates the
  * first `need` of those in [high - span, high]. */
 struct threshold {
@@ -169,11 +147,38 @@ __device__ __forceinline__ bool is_within(const struct threshold &t, uint32_t ke
     return key <= t.high && t.high - key <= t.span;
 }
 
-/* The block's keys in [high - span, high] by their part of it, to every rank. */
-__device__ void count_keys(const struct select_row &row, const struct threshold &t, uint32_t shift,
-                           uint32_t pass, struct select_shared *shared)
+/* Keys take the place of the first head's logits; those in [high - span, high] are counted by their
+ * part of it. */
+__device__ void merge_heads(const struct select_params &p, const struct select_row &row,
+                            const struct threshold &t, uint32_t shift, struct select_shared *shared)
 {
-    const cg::cluster_group cluster = cg::this_cluster();
+    for (uint32_t c = threadIdx.x * 4; c < row.count * SEGMENT; c += THREADS * 4) {
+        float score[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+        for (uint32_t g = 0; g < p.group; g++) {
+            const float2 norm = shared->norm[g];
+            const float4 l =
+                *(const float4 *)(const void *)(row.logits + (uint64_t)g * p.stride + c);
+            score[0] = fmaxf(score[0], (l.x - norm.x) - norm.y);
+            score[1] = fmaxf(score[1], (l.y - norm.x) - norm.y);
+            score[2] = fmaxf(score[2], (l.z - norm.x) - norm.y);
+            score[3] = fmaxf(score[3], (l.w - norm.x) - norm.y);
+        }
+        uint32_t key[4];
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++) {
+            key[j] = is_candidate(row, row.base + c + j) ? key_of(score[j]) : 0;
+            if (is_within(t, key[j])) {
+                atomicAdd(&shared->histogram[(t.high - key[j]) >> shift], 1U);
+            }
+        }
+        *(uint4 *)(void *)(row.logits + c) = make_uint4(key[0], key[1], key[2], key[3]);
+    }
+}
+
+/* As merge_heads, when there are keys. */
+__device__ void count_keys(const struct select_row &row, const struct threshold &t, uint32_t shift,
+                           struct select_shared *shared)
+{
     const uint32_t *keys = (const uint32_t *)(const void *)row.logits;
     for (uint32_t c = threadIdx.x * 4; c < row.count * SEGMENT; c += THREADS * 4) {
         const uint4 v = *(const uint4 *)(const void *)(keys + c);
@@ -185,31 +190,39 @@ __device__ void count_keys(const struct select_row &row, const struct threshold 
             }
         }
     }
-    __syncthreads();
+}
+
+/* The block's histogram, to every rank. */
+__device__ void share_counts(const struct select_row &row, const struct select_tables &tables,
+                             uint32_t pass, struct select_shared *shared)
+{
+    const cg::cluster_group cluster = cg::this_cluster();
     constexpr uint32_t VECTORS = BINS / 8;
+    __syncthreads();
     for (uint32_t i = threadIdx.x; i < row.ranks * VECTORS; i += THREADS) {
-        const uint32_t *counts = shared->histogram + i % VECTORS * 8;
-        uint4 packed;
-        packed.x = counts[0] | counts[1] << 16;
-        packed.y = counts[2] | counts[3] << 16;
-        packed.z = counts[4] | counts[5] << 16;
-        packed.w = counts[6] | counts[7] << 16;
-        uint16_t *to = cluster.map_shared_rank(shared->histograms[pass % 2][row.rank], i / VECTORS);
-        *(uint4 *)(void *)(to + i % VECTORS * 8) = packed;
+        const uint32_t vector = i % VECTORS;
+        const uint4 a = *(const uint4 *)(const void *)(shared->histogram + vector * 8);
+        const uint4 b = *(const uint4 *)(const void *)(shared->histogram + vector * 8 + 4);
+        uint16_t *to = cluster.map_shared_rank(tables.histograms, i / VECTORS) +
+                       (pass % 2 * row.ranks + row.rank) * BINS;
+        *(uint4 *)(void *)(to + vector * 8) =
+            make_uint4(a.x | a.y << 16, a.z | a.w << 16, b.x | b.y << 16, b.z | b.w << 16);
     }
     cluster_arrive();
     cluster_wait();
     shared->histogram[threadIdx.x] = 0;
 }
 
-/* The bin of the `need`-th best, best first: a bin is a thread's. A row has less than 2^16
- * candidates, so two counts go in one word. */
-__device__ void find_bin(const struct select_row &row, uint32_t need, uint32_t pass,
-                         struct select_shared *shared)
+/* The bin of the `need`-th best, best first, BINS if there are less: a bin is a thread's. A row has
+ * less than 2^16 candidates, so two counts go in one word. */
+__device__ void find_bin(const struct select_row &row, const struct select_tables &tables,
+                         uint32_t need, uint32_t pass, struct select_shared *shared)
 {
+    const uint16_t *counts = tables.histograms + pass % 2 * row.ranks * BINS + threadIdx.x;
     uint32_t here = 0;
+#pragma unroll 4
     for (uint32_t r = 0; r < row.ranks; r++) {
-        const uint32_t count = shared->histograms[pass % 2][r][threadIdx.x];
+        const uint32_t count = counts[r * BINS];
         here += r < row.rank ? count | count << 16 : count;
     }
     uint32_t sum = here;
@@ -221,43 +234,65 @@ __device__ void find_bin(const struct select_row &row, uint32_t need, uint32_t p
         shared->warp_sum[warp_id()] = sum;
     }
     __syncthreads();
-    uint32_t before = sum - here;
-    for (uint32_t w = 0; w < warp_id(); w++) {
-        before += shared->warp_sum[w];
-    }
+    const uint32_t lower = lane_id() < warp_id() ? shared->warp_sum[lane_id()] : 0;
+    const uint32_t before = __reduce_add_sync(UINT32_MAX, lower) + sum - here;
     const uint32_t row_before = before & 0xffffU;
-    if (row_before < need && row_before + (here & 0xffffU) >= need) {
+    const bool reaches = row_before + (here & 0xffffU) >= need;
+    if (row_before < need && reaches) {
         shared->found_bin = threadIdx.x;
         shared->found_before = before;
         shared->found_here = here;
+    } else if (threadIdx.x == BINS - 1 && !reaches) {
+        shared->found_bin = BINS;
+        shared->found_before = before + here;
+        shared->found_here = 0;
     }
     __syncthreads();
+}
+
+/* Where to look first: in [y, x] of the heads' scores; the worse ones are seldom needed. */
+__device__ struct threshold first_range(const struct select_params &p, const struct select_row &row,
+                                        const struct select_shared &shared)
+{
+    float2 range = shared.range[0];
+    for (uint32_t g = 1; g < p.group; g++) {
+        range.x = fmaxf(range.x, shared.range[g].x);
+        range.y = fmaxf(range.y, shared.range[g].y);
+    }
+    struct threshold t = {};
+    t.high = key_of(isnan(range.x) ? -INFINITY : range.x);
+    t.span = t.high - key_of(isnan(range.y) ? -INFINITY : range.y);
+    t.need = row.k;
+    return t;
 }
 
 /* 1 <= k <= candidates. Every rank comes to the same. */
 __device__ struct threshold find_threshold(const struct select_params &p,
                                            const struct select_row &row,
+                                           const struct select_tables &tables,
                                            struct select_shared *shared)
 {
-    float2 range = shared->range[0];
-    for (uint32_t g = 1; g < p.group; g++) {
-        range.x = fmaxf(range.x, shared->range[g].x);
-        range.y = fmaxf(range.y, shared->range[g].y);
-    }
-    const uint32_t lowest = key_of(isnan(range.y) ? -INFINITY : range.y);
-    struct threshold t = {};
-    t.high = key_of(isnan(range.x) ? -INFINITY : range.x);
-    t.span = t.high - lowest;
-    t.need = row.k;
+    struct threshold t = first_range(p, row, *shared);
     for (uint32_t pass = 0;; pass++) {
+        const uint32_t lowest = t.high - t.span;
         const uint32_t bits = 32 - __clz(t.span);
         const uint32_t shift = bits > BIN_BITS ? bits - BIN_BITS : 0;
-        count_keys(row, t, shift, pass, shared);
-        find_bin(row, t.need, pass, shared);
-        t.high -= shared->found_bin << shift;
-        t.span = min((1U << shift) - 1, t.high - lowest);
+        if (pass == 0) {
+            merge_heads(p, row, t, shift, shared);
+        } else {
+            count_keys(row, t, shift, shared);
+        }
+        share_counts(row, tables, pass, shared);
+        find_bin(row, tables, t.need, pass, shared);
         t.need -= shared->found_before & 0xffffU;
         t.above_before += shared->found_before >> 16;
+        if (shared->found_bin == BINS) { /* among those below the range */
+            t.high = lowest - 1;
+            t.span = t.high - 1;
+            continue;
+        }
+        t.high -= shared->found_bin << shift;
+        t.span = min((1U << shift) - 1, t.high - lowest);
         t.here_before = shared->found_here >> 16;
         if (shift == 0 || (shared->found_here & 0xffffU) == t.need) {
             return t;
@@ -267,73 +302,90 @@ __device__ struct threshold find_threshold(const struct select_params &p,
 
 /* ---- the list ---- */
 
-/* Of a warp's keys: chosen anyway, and chosen as long as there is need. */
-struct key_counts {
-    uint32_t above;
-    uint32_t within;
-};
-
-/* The keys of a warp, [*begin, *end) of the block's. */
+/* The keys of a warp, [*begin, *end) of the block's: a lane has four at a time. */
 __device__ void warp_share(const struct select_row &row, uint32_t *begin, uint32_t *end)
 {
     const uint32_t keys = row.count * SEGMENT;
-    const uint32_t share = (keys / WARPS + WARP - 1) / WARP * WARP;
+    const uint32_t share = (keys / WARPS + WARP * 4 - 1) / (WARP * 4) * (WARP * 4);
     *begin = min(warp_id() * share, keys);
     *end = min(*begin + share, keys);
 }
 
-/* Of the keys before the warp's. */
-__device__ struct key_counts count_before(const struct select_row &row, const struct threshold &t,
-                                          struct select_shared *shared)
+/* How many are chosen anyway, and in the high half how many as long as there is need. */
+__device__ __forceinline__ uint32_t count_four(const struct threshold &t, const uint4 &v)
 {
-    const uint32_t *keys = (const uint32_t *)(const void *)row.logits;
+    const uint32_t key[4] = {v.x, v.y, v.z, v.w};
+    uint32_t counts = 0;
+#pragma unroll
+    for (uint32_t j = 0; j < 4; j++) {
+        counts += is_above(t, key[j]) ? 1U : 0;
+        counts += is_within(t, key[j]) ? 1U << 16 : 0;
+    }
+    return counts;
+}
+
+/* As count_four, of the row's keys before the warp's. */
+__device__ uint32_t count_before(const struct select_row &row, const struct threshold &t,
+                                 struct select_shared *shared)
+{
     uint32_t begin;
     uint32_t end;
+    uint32_t counts = 0;
     warp_share(row, &begin, &end);
-    uint32_t counts = 0; /* both, as in find_bin */
-    for (uint32_t c = begin + lane_id(); c < end; c += WARP) {
-        counts += is_above(t, keys[c]) ? 1U : 0;
-        counts += is_within(t, keys[c]) ? 1U << 16 : 0;
+    for (uint32_t c = begin + lane_id() * 4; c < end; c += WARP * 4) {
+        counts += count_four(t, *(const uint4 *)(const void *)(row.logits + c));
     }
-    for (uint32_t d = WARP / 2; d > 0; d /= 2) {
-        counts += __shfl_xor_sync(UINT32_MAX, counts, d);
-    }
+    counts = __reduce_add_sync(UINT32_MAX, counts);
     if (lane_id() == 0) {
         shared->warp_sum[warp_id()] = counts;
     }
     __syncthreads();
-    struct key_counts before = {t.above_before, t.here_before};
-    for (uint32_t w = 0; w < warp_id(); w++) {
-        before.above += shared->warp_sum[w] & 0xffffU;
-        before.within += shared->warp_sum[w] >> 16;
+    const uint32_t lower = lane_id() < warp_id() ? shared->warp_sum[lane_id()] : 0;
+    return __reduce_add_sync(UINT32_MAX, lower) + (t.above_before | t.here_before << 16);
+}
+
+/* A partition's pages, where `before` of the chosen stand before it. */
+__device__ __forceinline__ void put_partition(const struct select_row &row, uint32_t partition,
+                                              uint32_t before)
+{
+    const uint32_t page = partition * row.partition_pages;
+    uint16_t *out = row.pages + row.page_base + (uint64_t)before * row.partition_pages;
+    for (uint32_t i = 0; i < row.partition_pages; i++) {
+        out[i] = (uint16_t)(page + i);
     }
-    return before;
 }
 
 __device__ void put_chosen(const struct select_row &row, const struct threshold &t,
                            struct select_shared *shared)
 {
-    const uint32_t *keys = (const uint32_t *)(const void *)row.logits;
-    struct key_counts before = count_before(row, t, shared);
-    const uint32_t lower = (1U << lane_id()) - 1;
+    uint32_t before = count_before(row, t, shared);
     uint32_t begin;
     uint32_t end;
     warp_share(row, &begin, &end);
-    for (uint32_t c = begin + lane_id(); c < end; c += WARP) { /* whole warps */
-        const uint32_t key = keys[c];
-        const uint32_t above = __ballot_sync(UINT32_MAX, is_above(t, key));
-        const uint32_t within = __ballot_sync(UINT32_MAX, is_within(t, key));
-        const uint32_t equals = before.within + __popc(within & lower);
-        if (is_above(t, key) || (is_within(t, key) && equals < t.need)) {
-            const uint32_t place = before.above + __popc(above & lower) + min(equals, t.need);
-            const uint32_t page = (row.base + c) * row.partition_pages;
-            uint16_t *out = row.pages + row.page_base + (uint64_t)place * row.partition_pages;
-            for (uint32_t i = 0; i < row.partition_pages; i++) {
-                out[i] = (uint16_t)(page + i);
-            }
+    for (uint32_t c = begin + lane_id() * 4; c < end; c += WARP * 4) { /* whole warps */
+        const uint4 v = *(const uint4 *)(const void *)(row.logits + c);
+        const uint32_t key[4] = {v.x, v.y, v.z, v.w};
+        const uint32_t counts = count_four(t, v);
+        if (!__any_sync(UINT32_MAX, counts != 0)) {
+            continue;
         }
-        before.above += __popc(above);
-        before.within += __popc(within);
+        uint32_t sum = counts;
+        for (uint32_t d = 1; d < WARP; d *= 2) {
+            const uint32_t other = __shfl_up_sync(UINT32_MAX, sum, d);
+            sum += lane_id() >= d ? other : 0;
+        }
+        uint32_t above = (before + sum - counts) & 0xffffU;
+        uint32_t within = (before + sum - counts) >> 16;
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++) {
+            const bool is_equal = is_within(t, key[j]);
+            if (is_above(t, key[j]) || (is_equal && within < t.need)) {
+                put_partition(row, row.base + c + j, above + min(within, t.need));
+            }
+            above += is_above(t, key[j]) ? 1 : 0;
+            within += is_equal ? 1 : 0;
+        }
+        before += __shfl_sync(UINT32_MAX, sum, WARP - 1);
     }
 }
 
@@ -341,43 +393,58 @@ __device__ void put_chosen(const struct select_row &row, const struct threshold 
 
 extern __shared__ __align__(16) uint8_t dynamic_memory[];
 
-__host__ __device__ uint64_t tables_bytes(uint32_t group, uint32_t segments, uint32_t steps,
-                                          uint32_t operands)
+/* Room for `count` tiles or segments of each head. */
+__host__ __device__ inline uint32_t entries_of(uint32_t group, uint32_t count)
 {
-    const uint64_t entries = ((uint64_t)group * segments + 3) / 4 * 4;
-    return (uint64_t)steps * operands * WARP * sizeof(uint4) +
-           entries * (sizeof(float2) + sizeof(float));
+    return (group * count + 3) / 4 * 4;
 }
 
-template <uint32_t STEPS, uint32_t OPERANDS, bool EXACT>
-__global__ __launch_bounds__(THREADS,
-                             1) void select_rows(const __grid_constant__ struct select_params p)
+/* The tiles' place has room for the histograms. */
+__host__ __device__ inline uint32_t tiles_bytes(uint32_t group, uint32_t tile_stride,
+                                                uint32_t ranks)
+{
+    const uint32_t tiles = entries_of(group, tile_stride) * (uint32_t)sizeof(float2);
+    const uint32_t histograms = 2 * ranks * BINS * (uint32_t)sizeof(uint16_t);
+    return tiles > histograms ? tiles : histograms;
+}
+
+__device__ struct select_tables tables_of(const struct select_params &p, uint32_t ranks,
+                                          uint32_t steps, uint32_t operands)
+{
+    const uint32_t entries = entries_of(p.group, p.segments_max);
+    struct select_tables tables;
+    tables.q = (uint4 *)(void *)dynamic_memory;
+    tables.sums = (float2 *)(void *)(tables.q + steps * operands * WARP);
+    tables.lows = (float *)(void *)(tables.sums + entries);
+    tables.tiles = (float2 *)(void *)(tables.lows + entries);
+    tables.histograms = (uint16_t *)(void *)tables.tiles;
+    tables.logits =
+        (float *)(void *)((uint8_t *)tables.tiles + tiles_bytes(p.group, p.tile_stride, ranks));
+    return tables;
+}
+
+template <uint32_t STEPS, uint32_t OPERANDS, bool EXACT, uint32_t BLOCKS>
+__global__ __launch_bounds__(THREADS, BLOCKS) void select_rows(
+    const __grid_constant__ struct select_params p)
 {
     __shared__ struct select_shared shared;
     struct select_row row;
     if (!begin_row(p, &row)) {
         return;
     }
-    cluster_arrive(); /* every rank has begun: its memory may be written */
-    const uint32_t entries = (p.group * p.segments_max + 3) / 4 * 4;
-    struct select_tables tables;
-    tables.q = (uint4 *)(void *)dynamic_memory;
-    tables.sums = (float2 *)(void *)(tables.q + STEPS * OPERANDS * WARP);
-    tables.lows = (float *)(void *)(tables.sums + entries);
-    tables.logits = tables.lows + entries;
+    cluster_arrive_relaxed(); /* every rank has begun: its memory may be written */
+    const struct select_tables tables = tables_of(p, row.ranks, STEPS, OPERANDS);
     share_row(p, tables, &row);
     shared.histogram[threadIdx.x] = 0;
-    score<STEPS, OPERANDS, EXACT>(p, row, tables.q);
+    score<STEPS, OPERANDS, EXACT, STEPS_AHEAD / BLOCKS>(p, row, tables);
     cluster_wait();
     sum_segments(p, row, tables);
     cluster_arrive();
     cluster_wait();
     merge_segments(p, row, tables, &shared);
     __syncthreads();
-    merge_heads(p, row, shared);
     if (row.k > 0) {
-        __syncthreads();
-        const struct threshold t = find_threshold(p, row, &shared);
+        const struct threshold t = find_threshold(p, row, tables, &shared);
         put_chosen(row, t, &shared);
     }
 }
@@ -396,14 +463,26 @@ template <uint32_t OPERANDS> select_kernel kernel_of(uint32_t steps)
 {
     switch (steps) {
     case 2:
-        return select_rows<2, OPERANDS, true>;
+        return select_rows<2, OPERANDS, true, 1>;
     case 4:
-        return select_rows<4, OPERANDS, true>;
+        return select_rows<4, OPERANDS, true, 1>;
     case 8:
-        return select_rows<8, OPERANDS, true>;
+        return select_rows<8, OPERANDS, true, 1>;
     default:
-        return select_rows<STEPS_MAX, OPERANDS, false>;
+        return select_rows<STEPS_MAX, OPERANDS, false, 1>;
     }
+}
+
+/* A tile of these is one unit, and few heads need few registers. */
+bool may_be_two(uint32_t steps, uint32_t operands)
+{
+    return steps <= UNIT_MAX && operands == 1;
+}
+
+/* Two blocks share a multiprocessor. */
+select_kernel kernel_of_two(uint32_t steps)
+{
+    return steps == 2 ? select_rows<2, 1, true, 2> : select_rows<4, 1, true, 2>;
 }
 
 void check_args(const struct spin_kv_select_args *args)
@@ -436,35 +515,78 @@ void check_args(const struct spin_kv_select_args *args)
 /* How many blocks share a row, and where they keep its logits. */
 struct select_plan {
     uint32_t ranks;
+    uint32_t blocks; /* of a multiprocessor */
     uint32_t stride;
+    uint32_t tile_stride;
     bool spills;
     uint64_t dynamic_bytes;
 };
 
-/* As few as hold the logits: they lose least time at the cluster's barriers. More when the rows
- * alone do not fill the device. */
-struct select_plan plan_of(const struct select_params *p, uint64_t rows, uint64_t tables)
+/* The bytes before the tiles. */
+uint64_t fixed_bytes(const struct select_params *p, uint32_t steps, uint32_t operands)
 {
-    const uint32_t segments = p->segments_max;
+    return (uint64_t)steps * operands * WARP * sizeof(uint4) +
+           (uint64_t)entries_of(p->group, p->segments_max) * (sizeof(float2) + sizeof(float));
+}
+
+struct select_plan plan_with(const struct select_params *p, uint32_t ranks, uint64_t fixed,
+                             bool spills)
+{
+    const uint32_t segments = (p->segments_max + ranks - 1) / ranks;
     struct select_plan plan = {};
-    for (uint32_t ranks = 1; ranks <= CLUSTER_MAX; ranks *= 2) {
-        /* 4 more: the heads that a warp writes at once lie in different banks. */
-        const uint32_t stride = (segments + ranks - 1) / ranks * SEGMENT + 4;
-        const uint64_t bytes = tables + (uint64_t)p->group * stride * sizeof(float);
-        if (ranks > 1 && plan.ranks != 0 && (rows * ranks > MULTIPROCESSORS || ranks > segments)) {
-            break;
+    plan.ranks = ranks;
+    plan.blocks = 1;
+    plan.spills = spills;
+    /* 4 more: the heads that a warp writes at once lie in different banks. */
+    plan.stride = spills ? p->segments_max * SEGMENT : segments * SEGMENT + 4;
+    plan.tile_stride = segments * WARPS;
+    plan.dynamic_bytes = fixed + tiles_bytes(p->group, plan.tile_stride, ranks);
+    plan.dynamic_bytes += spills ? 0 : (uint64_t)p->group * plan.stride * sizeof(float);
+    return plan;
+}
+
+/* How many clusters the device holds, with a block to a multiprocessor: measured on an H200. Those
+ * of four and eight leave some multiprocessors alone. */
+uint64_t clusters_at_once(uint32_t ranks)
+{
+    return ranks == 1 ? 132 : ranks == 2 ? 66 : ranks == 4 ? 30 : 15;
+}
+
+/* Twice the ranks have work, and all rows are still at work at once. */
+bool grows(const struct select_params *p, const struct select_plan *plan, uint64_t rows)
+{
+    const uint32_t ranks = plan->ranks * 2;
+    return ranks <= CLUSTER_MAX && ranks <= p->segments_max &&
+           rows <= clusters_at_once(ranks) * plan->blocks;
+}
+
+/* A block has a multiprocessor. */
+struct select_plan plan_alone(const struct select_params *p, uint64_t rows, uint64_t fixed)
+{
+    struct select_plan plan = plan_with(p, 1, fixed, false);
+    while (plan.dynamic_bytes + sizeof(struct select_shared) > SHARED_MAX) {
+        if (plan.ranks == CLUSTER_MAX) {
+            return plan_with(p, CLUSTER_MAX, fixed, true);
         }
-        if (bytes + sizeof(struct select_shared) <= SHARED_MAX) {
-            plan.ranks = ranks;
-            plan.stride = stride;
-            plan.dynamic_bytes = bytes;
-        }
+        plan = plan_with(p, plan.ranks * 2, fixed, false);
     }
-    if (plan.ranks == 0) {
-        plan.ranks = CLUSTER_MAX;
-        plan.stride = segments * SEGMENT;
-        plan.spills = true;
-        plan.dynamic_bytes = tables;
+    while (grows(p, &plan, rows)) {
+        plan = plan_with(p, plan.ranks * 2, fixed, false);
+    }
+    return plan;
+}
+
+struct select_plan plan_of(const struct select_params *p, uint64_t rows, uint64_t fixed, bool two)
+{
+    struct select_plan plan = plan_with(p, 1, fixed, false);
+    const bool is_short = plan.dynamic_bytes + sizeof(struct select_shared) <= SHARED_HALF;
+    if (!two || !is_short || rows <= clusters_at_once(4)) {
+        return plan_alone(p, rows, fixed);
+    }
+    plan.blocks = 2;
+    while (grows(p, &plan, rows)) {
+        plan = plan_with(p, plan.ranks * 2, fixed, false);
+        plan.blocks = 2;
     }
     return plan;
 }
@@ -515,6 +637,9 @@ extern "C" spin_status spin_kv_select_cuda(const struct spin_kv_select_args *arg
         lists_only.ranks = 1;
         return launch(kernel_of<1>(2), &p, rows, &lists_only, stream);
     }
+    while (view->partition_tokens << p.block_shift < SPIN_BLOCK_TOKENS) {
+        p.block_shift++;
+    }
     p.q = (const uint16_t *)args->q.data;
     p.q_stride = args->q.stride;
     p.scale = args->scale;
@@ -525,13 +650,16 @@ extern "C" spin_status spin_kv_select_cuda(const struct spin_kv_select_args *arg
     const uint32_t steps = steps_of(p.width);
     const uint32_t operands = (p.group + HEADS - 1) / HEADS;
     const struct select_plan plan =
-        plan_of(&p, rows, tables_bytes(p.group, p.segments_max, steps, operands));
+        plan_of(&p, rows, fixed_bytes(&p, steps, operands), may_be_two(steps, operands));
     p.stride = plan.stride;
+    p.tile_stride = plan.tile_stride;
     if (plan.spills) {
         SPIN_ASSERT_LE(rows * p.group * plan.stride * sizeof(float),
                        spin_kv_select_workspace_bytes(args));
         p.spill = (float *)args->workspace;
     }
-    return launch(operands == 1 ? kernel_of<1>(steps) : kernel_of<2>(steps), &p, rows, &plan,
-                  stream);
+    const select_kernel kernel = plan.blocks == 2 ? kernel_of_two(steps)
+                                 : operands == 1  ? kernel_of<1>(steps)
+                                                  : kernel_of<2>(steps);
+    return launch(kernel, &p, rows, &plan, stream);
 }

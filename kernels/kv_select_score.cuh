@@ -32,15 +32,15 @@ constexpr uint32_t TILE = 16;              /* partitions */
 constexpr uint32_t SEGMENT = WARPS * TILE; /* partitions: a tile of each warp */
 constexpr uint32_t STEP = 32;              /* elements of two mma: 16 bytes of each lane */
 constexpr uint32_t UNIT_MAX = 4;           /* steps of a tile that are loaded together */
-constexpr uint32_t STEPS_AHEAD = 8;        /* so many steps are on their way: 8 KiB a warp */
+constexpr uint32_t STEPS_AHEAD = 8;        /* on their way, of a block alone: 8 KiB a warp */
 constexpr uint32_t STEPS_MAX = 16;
 constexpr uint32_t HEADS = 8; /* of an mma */
 constexpr uint32_t GROUP_MAX = 2 * HEADS;
 constexpr uint32_t BINS = THREADS;
 constexpr uint32_t BIN_BITS = 9;
-constexpr uint32_t CLUSTER_MAX = 8; /* larger ones are not portable, and do not fill the device */
-constexpr uint32_t MULTIPROCESSORS = 132;
-constexpr uint32_t SHARED_MAX = 227 * 1024;
+constexpr uint32_t CLUSTER_MAX = 8;          /* larger ones are not portable, and were slower */
+constexpr uint32_t SHARED_MAX = 227 * 1024;  /* of a block */
+constexpr uint32_t SHARED_HALF = 113 * 1024; /* of each of two blocks of a multiprocessor */
 static_assert(BINS == 1U << BIN_BITS, "bins");
 
 struct select_params {
@@ -52,20 +52,21 @@ struct select_params {
     uint64_t q_stride;
     float scale;
     uint32_t group;
-    uint32_t width; /* elements of a summary */
+    uint32_t width;       /* elements of a summary */
+    uint32_t block_shift; /* partitions of a block: 2^block_shift */
     bool bounds;
     bool always_score;
     uint32_t segments_max;
-    uint32_t stride; /* of the logits of a head */
-    float *spill;    /* [rows][group][stride], or NULL: they are in shared memory */
+    uint32_t stride;      /* of the logits of a head */
+    uint32_t tile_stride; /* of a head's tiles */
+    float *spill;         /* [rows][group][stride], or NULL: they are in shared memory */
 };
 
-/* What the cluster's ranks write to each other, and a block's small things. */
+/* A block's small things. */
 struct select_shared {
-    alignas(16) uint16_t histograms[2][CLUSTER_MAX][BINS]; /* by pass and rank */
-    uint32_t histogram[BINS];
+    alignas(16) uint32_t histogram[BINS];
     float2 norm[GROUP_MAX];  /* maximum, log of the sum */
-    float2 range[GROUP_MAX]; /* of the scores: not above x; not below y */
+    float2 range[GROUP_MAX]; /* of the scores: not above x; each tile has one not below y */
     uint32_t warp_sum[WARPS];
     uint32_t found_bin;
     uint32_t found_before; /* counts: of the row in the low half, of lower ranks in the high */
@@ -74,9 +75,11 @@ struct select_shared {
 
 /* The dynamic memory. */
 struct select_tables {
-    uint4 *q;     /* [heads / 8][steps][lane]: B operands */
-    float2 *sums; /* [group][segments_max]: maximum, sum of exp(l - maximum) */
-    float *lows;  /* [group][segments_max]: minimum */
+    uint4 *q;      /* [heads / 8][steps][lane]: B operands */
+    float2 *sums;  /* [group][segments_max]: maximum, sum of exp(l - maximum); of all ranks */
+    float *lows;   /* [group][segments_max]: the least maximum of a tile; of all ranks */
+    float2 *tiles; /* [group][tile_stride]: as sums; of the block */
+    uint16_t *histograms; /* [2][ranks][BINS]: by pass and rank, in the tiles' place */
     float *logits;
 };
 
@@ -108,6 +111,12 @@ __device__ __forceinline__ uint32_t lane_id()
 __device__ __forceinline__ uint32_t warp_id()
 {
     return threadIdx.x / WARP;
+}
+
+/* Tells nothing of what was written. */
+__device__ __forceinline__ void cluster_arrive_relaxed()
+{
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
 }
 
 __device__ __forceinline__ void cluster_arrive()
@@ -268,11 +277,10 @@ __device__ __forceinline__ uint32_t cursor_partition(const struct select_row &ro
 __device__ __forceinline__ void cursor_ask(const struct select_params &p,
                                            const struct select_row &row, struct tile_cursor *cursor)
 {
-    const uint32_t shift = __ffs(SPIN_BLOCK_TOKENS / p.view.partition_tokens) - 1;
 #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
         cursor->block[half] =
-            __ldg(cursor->blocks + (cursor_partition(row, *cursor, half) >> shift));
+            __ldg(cursor->blocks + (cursor_partition(row, *cursor, half) >> p.block_shift));
     }
 }
 
@@ -280,7 +288,7 @@ __device__ __forceinline__ void cursor_next(const struct select_params &p,
                                             const struct select_row &row,
                                             struct tile_cursor *cursor)
 {
-    const uint32_t mask = SPIN_BLOCK_TOKENS / p.view.partition_tokens - 1;
+    const uint32_t mask = (1U << p.block_shift) - 1;
 #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
         const uint32_t place = cursor_partition(row, *cursor, half) & mask;
@@ -307,22 +315,36 @@ __device__ __forceinline__ struct tile_cursor cursor_begin(const struct select_p
     return cursor;
 }
 
-/* The warp's logits of a tile; minus infinity where there is no candidate. Lane l has summaries
- * l / 4 and l / 4 + 8, heads 2 (l % 4) and the next. */
+/* The warp's logits of a tile, minus infinity where there is no candidate, and for each head their
+ * maximum and the sum of exp(l - maximum). Lane l has summaries l / 4 and l / 4 + 8, heads
+ * 2 (l % 4) and the next. */
 __device__ __forceinline__ void put_logits(const struct select_params &p,
-                                           const struct select_row &row, uint32_t tile,
-                                           uint32_t operand, const float *sum)
+                                           const struct select_row &row, float2 *tiles,
+                                           uint32_t tile, uint32_t operand, const float *sum)
 {
-    const uint32_t place = (tile * WARPS + warp_id()) * TILE + lane_id() / 4;
+    const uint32_t place = tile * TILE + lane_id() / 4;
+    const bool low = is_candidate(row, row.base + place);
+    const bool high = is_candidate(row, row.base + place + TILE / 2);
 #pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
-        const uint32_t head = operand * HEADS + lane_id() % 4 * 2 + i % 2;
-        const uint32_t at = place + TILE / 2 * (i / 2);
-        const float l = sum[i] * p.scale;
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t head = operand * HEADS + lane_id() % 4 * 2 + i;
+        const float a = low ? fminf(sum[i] * p.scale, FLT_MAX) : -INFINITY;
+        const float b = high ? fminf(sum[i + 2] * p.scale, FLT_MAX) : -INFINITY;
+        float max = fmaxf(a, b);
+        for (uint32_t d = WARP / 2; d >= 4; d /= 2) {
+            max = fmaxf(max, __shfl_xor_sync(UINT32_MAX, max, d));
+        }
+        const float m = max == -INFINITY ? 0 : max;
+        float z = __expf(a - m) + __expf(b - m);
+        for (uint32_t d = WARP / 2; d >= 4; d /= 2) {
+            z += __shfl_xor_sync(UINT32_MAX, z, d);
+        }
         if (head < p.group) {
-            const float bounded = l > FLT_MAX ? FLT_MAX : l;
-            row.logits[(uint64_t)head * p.stride + at] =
-                is_candidate(row, row.base + at) ? bounded : -INFINITY;
+            row.logits[(uint64_t)head * p.stride + place] = a;
+            row.logits[(uint64_t)head * p.stride + place + TILE / 2] = b;
+            if (lane_id() < 4) {
+                tiles[head * p.tile_stride + tile] = make_float2(max, z);
+            }
         }
     }
 }
@@ -375,16 +397,18 @@ __device__ __forceinline__ void multiply_unit(const struct unit_data<UNIT> &data
 }
 
 /* Every logit of the block. A warp has a tile of each segment; a unit of a tile is multiplied while
- * the next ones are on their way. */
-template <uint32_t STEPS, uint32_t OPERANDS, bool EXACT>
-__device__ void score(const struct select_params &p, const struct select_row &row, uint4 *queries)
+ * the next ones, of AHEAD steps together, are on their way. */
+template <uint32_t STEPS, uint32_t OPERANDS, bool EXACT, uint32_t AHEAD>
+__device__ void score(const struct select_params &p, const struct select_row &row,
+                      const struct select_tables &tables)
 {
     constexpr uint32_t UNIT = STEPS < UNIT_MAX ? STEPS : UNIT_MAX;
     constexpr uint32_t PARTS = STEPS / UNIT; /* units of a tile */
-    constexpr uint32_t DEPTH = STEPS_AHEAD / UNIT;
+    constexpr uint32_t DEPTH = AHEAD / UNIT;
     constexpr uint32_t ROUND = DEPTH > PARTS ? DEPTH : PARTS;
     const uint32_t units = row.count * PARTS;
     struct tile_cursor cursor = cursor_begin(p, row);
+    uint4 *const queries = tables.q;
     load_queries(p, row, STEPS, OPERANDS, queries);
     struct unit_data<UNIT> data[DEPTH];
 #pragma unroll
@@ -420,7 +444,7 @@ __device__ void score(const struct select_params &p, const struct select_row &ro
             }
 #pragma unroll
             for (uint32_t n = 0; n < OPERANDS && part == PARTS - 1; n++) {
-                put_logits(p, row, (u + i) / PARTS, n, sum[n]);
+                put_logits(p, row, tables.tiles, (u + i) / PARTS * WARPS + warp_id(), n, sum[n]);
             }
         }
     }

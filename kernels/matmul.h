@@ -12,8 +12,9 @@
  *            _cuda: F32 sums, y rounded to BF16; with a bias, bias (+ y) is rounded to BF16 first.
  * Workspace  The op table's matmul_workspace_bytes(args), aligned as its device memory is, for the
  *            duration of the call.
- * Execution  Asynchronous on `stream`; no allocation. _cuda: a new (N, K) or class of M
- *            searches its algorithm and must not be met first under graph capture (asserted).
+ * Execution  Asynchronous on `stream`; no allocation. _cuda: cuBLASLt for every (N, K) and M; a
+ *            new (N, K) or class of M searches its algorithm and must not be met first under graph
+ *            capture (asserted).
  * Invariance Row-invariant: yes. y[m][n] is one fixed sequence of operations over K, whatever M,
  *            the thread count and the neighbours are (D6). _cuda: within M = 1..64, and within each
  *            range up to the next power of two above (4097 and more: one); not across them. */

@@ -2,6 +2,7 @@
  * company, as bits: alone, in other batches, in chunks, over pages of another size, cut over blocks
  * and whole. No byte that a query may not see is a number. */
 #include "kernels/kernels_internal.h"
+#include "kernels/tensor_cuda.cuh"
 #include "tests/kernels/cuda/twin_array.cuh"
 
 #include <memory>
@@ -360,11 +361,24 @@ void check_huge_score(struct spin_twins *twins, uint32_t winner, uint32_t head_d
     same(b, "huge_score", ok);
 }
 
+/* Chunks of whole blocks and of parts of them, whose lists end anywhere in a page, beside single
+ * queries; then so many sequences without a query that chunks are not worth a kernel of theirs. */
+void check_chunks(struct spin_twins *twins, const struct shape &shape, uint64_t number)
+{
+    struct batch chunks =
+        make_batch(twins, shape, {700, 3, 129, 2055, 77}, {200, 3, 129, 27, 1}, number);
+    check_batch(&chunks);
+    struct batch few = make_batch(twins, shape, {70, 1, 1, 1, 600, 1, 1, 9, 1},
+                                  {3, 0, 0, 0, 1, 0, 0, 2, 0}, number + 1);
+    check_batch(&few);
+}
+
 void check_all(struct spin_twins *twins)
 {
-    static const struct shape shapes[] = {{2, 5, 128, 8}, {3, 1, 128, 32}, {2, 3, 64, 8},
-                                          {1, 4, 64, 32}, {2, 7, 128, 8},  {1, 8, 128, 32},
-                                          {1, 8, 64, 8},  {1, 13, 128, 8}, {2, 2, 128, 8}};
+    static const struct shape shapes[] = {{2, 5, 128, 8},  {3, 1, 128, 32}, {2, 3, 64, 8},
+                                          {1, 4, 64, 32},  {2, 7, 128, 8},  {1, 8, 128, 32},
+                                          {1, 8, 64, 8},   {1, 13, 128, 8}, {2, 2, 128, 8},
+                                          {1, 5, 128, 32}, {1, 5, 64, 8}};
     const std::vector<uint32_t> steps = {1,   7,   8,  9,   63,   64,   65,   511,
                                          512, 513, 40, 577, 1000, 1025, 2048, 130};
     const std::vector<uint32_t> ones(steps.size(), 1);
@@ -378,6 +392,7 @@ void check_all(struct spin_twins *twins)
         check_batch(&prefill);
         struct batch one = make_batch(twins, shape, {4095}, {1}, number++);
         check_batch(&one);
+        check_chunks(twins, shape, 100 + 2 * number);
     }
     for (const uint32_t winner : {0u, 63u, 64u, 511u, 512u, 1299u}) {
         check_huge_score(twins, winner, winner % 2 == 0 ? 128 : 64);
@@ -388,7 +403,59 @@ void check_all(struct spin_twins *twins)
         check_batch(&odd);
         struct batch large = make_batch(twins, {1, 5, 128, 8}, {131072}, {1}, number++);
         check_batch(&large);
+        struct batch resumed = make_batch(twins, {1, 5, 128, 8}, {33001}, {77}, number++);
+        check_batch(&resumed);
     }
+}
+
+/* x y^T and y x^T, on sums that are not zero. */
+__global__ void swap_operands(const uint32_t *words, float *xy, float *yx)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint64_t at = (uint64_t)blockIdx.x * 256;
+    uint32_t x[4];
+    uint32_t y[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        x[i] = words[at + i * 32 + lane];
+        y[i] = words[at + 128 + i * 32 + lane];
+    }
+    for (uint32_t n = 0; n < 2; n++) {
+        const uint32_t x_half[2] = {x[n], x[n + 2]};
+        const uint32_t y_half[2] = {y[n], y[n + 2]};
+        float a[4] = {0.37F, 0.37F, 0.37F, 0.37F};
+        float b[4] = {0.37F, 0.37F, 0.37F, 0.37F};
+        for (uint32_t repeat = 0; repeat < 3; repeat++) {
+            spin_multiply_matrices(a, x, y_half);
+            spin_multiply_matrices(b, y, x_half);
+        }
+        for (uint32_t i = 0; i < 4; i++) {
+            const uint32_t row = lane / 4 + i / 2 * 8;
+            const uint32_t col = n * 8 + lane % 4 * 2 + i % 2;
+            xy[at + row * 16 + col] = a[i];
+            yx[at + col * 16 + row] = b[i];
+        }
+    }
+}
+
+/* Tensor cores do not tell their operands apart: half of why a chunk has the bits of steps, by
+ * itself, so that where steps differ it says whether this is why. */
+void check_swap(struct spin_twins *twins)
+{
+    constexpr uint32_t BLOCKS = 4096;
+    struct spin_rng rng = {twins->seed, 5000, 0};
+    std::vector<uint32_t> words;
+    for (uint32_t i = 0; i < BLOCKS * 256; i++) {
+        words.push_back(quick_normal(&rng) | (uint32_t)quick_normal(&rng) << 16);
+    }
+    spin_twin_array<uint32_t> device_words(twins, words);
+    spin_twin_array<float> xy(twins, (uint64_t)BLOCKS * 256);
+    spin_twin_array<float> yx(twins, (uint64_t)BLOCKS * 256);
+    swap_operands<<<BLOCKS, 32, 0, spin_stream_cuda(twins->cuda)>>>(device_words.data(), xy.data(),
+                                                                    yx.data());
+    const std::vector<float> a = xy.read();
+    const std::vector<float> b = yx.read();
+    const bool ok = memcmp(a.data(), b.data(), a.size() * 4) == 0;
+    spin_twin_check(twins, "attention_swapped_operands", ok, ok);
 }
 
 /* --- times --- */
@@ -469,6 +536,56 @@ void time_one(struct spin_twins *twins, const struct timing &timing, uint16_t *p
     spin_twin_result((name + "_over_floor").c_str(), us * 1e3 * COPY_GB_PER_S / bytes, "ratio");
 }
 
+/* A chunk of a sequence that has `earlier` tokens already, in TFLOP/s of what is seen. */
+void time_chunk(struct spin_twins *twins, uint32_t earlier, uint16_t *pool)
+{
+    constexpr uint32_t KV_HEADS = 8;
+    constexpr uint32_t GROUP = 5;
+    constexpr uint32_t HEAD_DIM = 128;
+    constexpr uint32_t QUERIES = 2048;
+    const uint32_t tokens = earlier + QUERIES;
+    const uint64_t list = tokens / 8;
+    struct spin_rng rng = {twins->seed, 4000, earlier};
+    std::vector<uint32_t> slots(KV_HEADS * list);
+    std::vector<uint64_t> row_offset;
+    for (uint64_t i = 0; i < slots.size(); i++) {
+        slots[i] = (uint32_t)i;
+    }
+    shuffle(&slots, &rng);
+    for (uint64_t row = 0; row < KV_HEADS; row++) {
+        row_offset.push_back(row * list);
+    }
+    spin_twin_array<uint32_t> device_slots(twins, slots);
+    spin_twin_array<uint64_t> device_offset(twins, row_offset);
+    spin_twin_array<uint32_t> device_first(twins, std::vector<uint32_t>{0, QUERIES});
+    spin_twin_array<uint32_t> device_visible(twins, std::vector<uint32_t>(KV_HEADS, tokens));
+    const uint32_t cols = KV_HEADS * GROUP * HEAD_DIM;
+    spin_twin_array<uint16_t> q(
+        twins, spin_twin_narrow(spin_twin_normal(&rng, (uint64_t)QUERIES * cols, 1)));
+    spin_twin_array<uint16_t> out(twins, q.count);
+    struct spin_attention_args args = {};
+    args.q = {q.data(), SPIN_DTYPE_BF16, QUERIES, cols, cols};
+    args.out = {out.data(), SPIN_DTYPE_BF16, QUERIES, cols, cols};
+    args.q_heads = KV_HEADS * GROUP;
+    args.scale = 0.088F;
+    args.spans = {device_first.data(), 1};
+    args.pages = {{1, KV_HEADS, HEAD_DIM, SPIN_KV_BF16, SPIN_SWIZZLE_NONE},
+                  (uint8_t *)pool,
+                  device_slots.data(),
+                  device_offset.data(),
+                  device_visible.data(),
+                  8};
+    args.visible_max = tokens;
+    spin_twin_array<uint8_t> workspace(twins, spin_attention_workspace_bytes_cuda(&args));
+    args.workspace = workspace.data();
+    const double us = spin_twin_time_us(
+        twins, 3, [&](uint32_t) { (void)spin_attention_cuda(&args, twins->cuda); });
+    const double pairs = ((double)earlier + (QUERIES + 1) / 2.0) * QUERIES * KV_HEADS * GROUP;
+    const std::string name = "attention_chunk_2048_over_" + std::to_string(earlier);
+    spin_twin_result((name + "_time").c_str(), us, "us");
+    spin_twin_result((name + "_rate").c_str(), pairs * 4 * HEAD_DIM / us * 1e-6, "TFLOP/s");
+}
+
 void time_all(struct spin_twins *twins)
 {
     static const struct timing timings[] = {
@@ -485,12 +602,16 @@ void time_all(struct spin_twins *twins)
     for (const struct timing &timing : timings) {
         time_one(twins, timing, pool.data(), pool_pages);
     }
+    for (const uint32_t earlier : {2048u, 8192u, 32768u}) {
+        time_chunk(twins, earlier, pool.data());
+    }
 }
 
 } // namespace
 
 extern "C" void spin_twins_attention(struct spin_twins *twins)
 {
+    check_swap(twins);
     check_all(twins);
     if (twins->timing) {
         time_all(twins);

@@ -276,6 +276,7 @@ struct timed_world {
 
 const struct timed_shape timed_shapes[] = {
     {"select_mean_32K_B1", SPIN_SUMMARY_MEAN, 8, 32768, 1, 5, 128},
+    {"select_mean_32K_B4", SPIN_SUMMARY_MEAN, 8, 32768, 4, 5, 128},
     {"select_mean_32K_B8", SPIN_SUMMARY_MEAN, 8, 32768, 8, 5, 128},
     {"select_mean_32K_B32", SPIN_SUMMARY_MEAN, 8, 32768, 32, 5, 128},
     {"select_mean_128K_B1", SPIN_SUMMARY_MEAN, 8, 131072, 1, 5, 128},
@@ -285,6 +286,7 @@ const struct timed_shape timed_shapes[] = {
     {"select_mean_128K_B16", SPIN_SUMMARY_MEAN, 8, 131072, 16, 5, 128},
     {"select_mean_128K_B32", SPIN_SUMMARY_MEAN, 8, 131072, 32, 5, 128},
     {"select_bounds_32K_B1", SPIN_SUMMARY_BOUNDS, 16, 32768, 1, 5, 128},
+    {"select_bounds_32K_B32", SPIN_SUMMARY_BOUNDS, 16, 32768, 32, 5, 128},
     {"select_bounds_128K_B1", SPIN_SUMMARY_BOUNDS, 16, 131072, 1, 5, 128},
     {"select_bounds_128K_B8", SPIN_SUMMARY_BOUNDS, 16, 131072, 8, 5, 128},
     {"select_bounds_128K_B32", SPIN_SUMMARY_BOUNDS, 16, 131072, 32, 5, 128},

@@ -1,6 +1,7 @@
 /* matmul: against the reference on the same BF16 numbers; a row alone against the row among others,
- * as bits, in decode and in prefill; under capture; and the time of a layer's products with what
- * one algorithm for all M of decode costs against one algorithm per M. */
+ * as bits, in decode and in prefill; under capture, alone and one after another; and the time of a
+ * layer's products, by launches and by graphs, with what one algorithm for all M of decode costs
+ * against one algorithm per M. */
 #include "kernels/dtype.h"
 #include "kernels/ops_cuda.cuh"
 #include "tests/kernels/cuda/twins.h"
@@ -217,7 +218,7 @@ static void check_parts(struct spin_twins *twins, const std::vector<struct shape
 
 static void check_shapes(struct spin_twins *twins)
 {
-    static const uint32_t ms[] = {1, 2, 7, 8, 9, 63, 64, 65, 130};
+    static const uint32_t ms[] = {1, 2, 7, 8, 9, 16, 17, 32, 33, 63, 64, 65, 130};
     static const struct shape widths[] = {{0, 17, 32},   {0, 576, 576},  {0, 1536, 96},
                                           {0, 64, 2304}, {0, 192, 1024}, {0, 1, 64}};
     uint32_t variant = 0;
@@ -230,6 +231,7 @@ static void check_shapes(struct spin_twins *twins)
     check_parts(twins, {{5, 96, 512}, {5, 31, 512}, {5, 8, 512}}, 0);
     check_parts(twins, {{9, 960, 576}, {9, 320, 576}, {9, 320, 576}}, 2);
     check_parts(twins, {{64, 512, 5120}, {64, 128, 5120}}, 1);
+    check_parts(twins, {{13, 2061, 4128}}, 3);
     struct spin_matmul_args none = {}; /* no rows: nothing to do, nothing touched */
     none.x = {NULL, SPIN_DTYPE_BF16, 0, 64, 64};
     none.parts[0].y = {NULL, SPIN_DTYPE_BF16, 0, 8, 8};
@@ -342,6 +344,23 @@ static void check_invariance(struct spin_twins *twins, const char *name, struct 
                      differing(all, first) / (double)all.size(), "of_values");
 }
 
+/* A graph of what `run` puts on the stream, ready to launch; NULL when it cannot be made. */
+template <typename F> static cudaGraphExec_t capture(cudaStream_t stream, F run)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t executable = NULL;
+    bool ok = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+    ok = ok && run();
+    ok = cudaStreamEndCapture(stream, &graph) == cudaSuccess && ok;
+    if (ok && cudaGraphInstantiate(&executable, graph, 0) != cudaSuccess) {
+        executable = NULL;
+    }
+    if (graph != NULL) {
+        cudaGraphDestroy(graph);
+    }
+    return executable;
+}
+
 /* A graph of one product gives the bits of the product. */
 static void check_capture(struct spin_twins *twins)
 {
@@ -350,20 +369,61 @@ static void check_capture(struct spin_twins *twins)
     cudaStream_t stream = spin_stream_cuda(twins->cuda);
     cudaMemsetAsync(o.y.data, 0xFF, o.y.count * 2, stream);
     const struct spin_matmul_args args = args_for(&o, 0, 8, 0);
-    cudaGraph_t graph = NULL;
-    cudaGraphExec_t executable = NULL;
-    bool ok = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
-    ok = ok && spin_ops_cuda.matmul(&args, twins->cuda) == SPIN_OK;
-    ok = cudaStreamEndCapture(stream, &graph) == cudaSuccess && ok;
-    ok = ok && cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess;
-    ok = ok && cudaGraphLaunch(executable, stream) == cudaSuccess;
+    cudaGraphExec_t graph =
+        capture(stream, [&]() { return spin_ops_cuda.matmul(&args, twins->cuda) == SPIN_OK; });
+    const bool ok = graph != NULL && cudaGraphLaunch(graph, stream) == cudaSuccess;
     const double value = differing(direct, o.y.read());
     spin_twin_check(twins, "matmul_capture", ok && value == 0, value);
-    if (executable != NULL) {
-        cudaGraphExecDestroy(executable);
-    }
     if (graph != NULL) {
-        cudaGraphDestroy(graph);
+        cudaGraphExecDestroy(graph);
+    }
+}
+
+#define CHAIN 16u
+
+/* CHAIN products, of which each reads what the one before wrote: the last writes `other`. */
+static bool run_chain(struct spin_twins *twins, struct operands *o, uint16_t *other, bool waits)
+{
+    bool ok = true;
+    for (uint32_t i = 0; i < CHAIN; i++) {
+        struct spin_matmul_args args = args_for(o, 0, o->shape.m, i % o->sets);
+        args.x.data = i == 0 ? o->x.data : i % 2 == 1 ? o->y.data : other;
+        args.parts[0].y.data = i % 2 == 0 ? o->y.data : other;
+        ok = ok && spin_ops_cuda.matmul(&args, twins->cuda) == SPIN_OK;
+        ok = ok && (!waits || spin_stream_sync(twins->cuda, WAIT_NS) == SPIN_OK);
+    }
+    return ok;
+}
+
+/* A chain in a row, and in a graph launched twice: as bits what its products are one by one. */
+static void check_chain(struct spin_twins *twins, struct shape shape)
+{
+    struct operands o(twins, shape, 4);
+    device_array<uint16_t> other(twins->cuda, o.y.count);
+    cudaStream_t stream = spin_stream_cuda(twins->cuda);
+    const auto poison = [&]() {
+        cudaMemsetAsync(o.y.data, 0xFF, o.y.count * 2, stream);
+        cudaMemsetAsync(other.data, 0xFF, other.count * 2, stream);
+    };
+    poison();
+    bool ok = run_chain(twins, &o, other.data, true);
+    const std::vector<uint16_t> one_by_one = other.read();
+    poison();
+    ok = run_chain(twins, &o, other.data, false) && ok;
+    double value = differing(one_by_one, other.read());
+    cudaGraphExec_t graph =
+        capture(stream, [&]() { return run_chain(twins, &o, other.data, false); });
+    ok = ok && graph != NULL;
+    for (uint32_t i = 0; ok && i < 2; i++) {
+        poison();
+        ok = cudaGraphLaunch(graph, stream) == cudaSuccess;
+        value += differing(one_by_one, other.read());
+    }
+    ok = ok && value == 0 && std::count(one_by_one.begin(), one_by_one.end(), POISON) == 0;
+    const std::string name = "matmul_chain_n" + std::to_string(shape.n) + "_m";
+    spin_twin_check(twins, (name + std::to_string(shape.m)).c_str(), ok, value);
+    if (graph != NULL) {
+        cudaGraphExecDestroy(graph);
     }
 }
 
@@ -511,16 +571,107 @@ static void time_layer(struct spin_twins *twins)
     }
 }
 
+/* As time_us, by a graph of `inner` calls of run(number), so that launching is no part of it. */
+template <typename F> static double graph_us(struct spin_twins *twins, uint32_t inner, F run)
+{
+    cudaStream_t stream = spin_stream_cuda(twins->cuda);
+    bool ok = run(0) && spin_stream_sync(twins->cuda, WAIT_NS) == SPIN_OK; /* searches plans */
+    cudaGraphExec_t graph = capture(stream, [&]() {
+        for (uint32_t i = 0; i < inner; i++) {
+            ok = run(i) && ok;
+        }
+        return ok;
+    });
+    if (graph == NULL) {
+        return NAN;
+    }
+    const double us = time_us(twins, 1, [&](uint32_t) { cudaGraphLaunch(graph, stream); });
+    cudaGraphExecDestroy(graph);
+    return us / inner;
+}
+
+static __global__ void touch(uint16_t *value)
+{
+    if (threadIdx.x == 0) {
+        *value = 0x3F80;
+    }
+}
+
+/* Products in a graph, in a row or with a kernel before each: us a product, with that kernel. */
+static double time_graph(struct spin_twins *twins, struct operands *o, const std::string &name,
+                         uint32_t m, bool is_between)
+{
+    const double bytes = 2.0 * o->shape.n * o->shape.k;
+    const uint32_t inner = (uint32_t)std::max(4.0, std::min(100.0, 2e9 / bytes));
+    const double us = graph_us(twins, inner, [&](uint32_t number) {
+        if (is_between) {
+            touch<<<1, 32, 0, spin_stream_cuda(twins->cuda)>>>(o->x.data);
+        }
+        const struct spin_matmul_args args = args_for(o, 0, m, number % o->sets);
+        return spin_ops_cuda.matmul(&args, twins->cuda) == SPIN_OK;
+    });
+    const double floor_us = (bytes + 2.0 * m * (o->shape.k + o->shape.n)) / COPY_GB_PER_S / 1e3;
+    const std::string result =
+        name + "_m" + std::to_string(m) + (is_between ? "_between_graph" : "_graph");
+    spin_twin_result(result.c_str(), us, "us");
+    spin_twin_result((result + "_over_floor").c_str(), us / floor_us, "ratio");
+    return us;
+}
+
+static const uint32_t decode_batches[] = {1, 8, 16, 32, 64};
+
+static void time_layer_graphs(struct spin_twins *twins)
+{
+    double in_a_row[SPIN_ARRAY_COUNT(decode_batches)] = {};
+    double between[SPIN_ARRAY_COUNT(decode_batches)] = {};
+    for (const auto &product : layer) {
+        const uint64_t bytes = (uint64_t)product.n * product.k * 2;
+        struct operands o(twins, {64, product.n, product.k},
+                          (uint32_t)std::max<uint64_t>(2, (UINT64_C(1100) << 20) / bytes));
+        const std::string name = std::string("matmul_") + product.name;
+        for (uint64_t i = 0; i < SPIN_ARRAY_COUNT(decode_batches); i++) {
+            in_a_row[i] += time_graph(twins, &o, name, decode_batches[i], false);
+            between[i] += time_graph(twins, &o, name, decode_batches[i], true);
+        }
+    }
+    for (uint64_t i = 0; i < SPIN_ARRAY_COUNT(decode_batches); i++) {
+        const std::string name = "matmul_layer_m" + std::to_string(decode_batches[i]);
+        spin_twin_result((name + "_graph").c_str(), in_a_row[i], "us");
+        spin_twin_result((name + "_between_graph").c_str(), between[i], "us");
+    }
+}
+
+static void time_small_graphs(struct spin_twins *twins)
+{
+    static const struct shape shapes[] = {
+        {64, 576, 576}, {64, 576, 1536}, {64, 1024, 1024}, {64, 2048, 2048}, {64, 4096, 2048}};
+    for (const struct shape &shape : shapes) {
+        const uint64_t bytes = (uint64_t)shape.n * shape.k * 2;
+        struct operands o(twins, shape, (uint32_t)((UINT64_C(400) << 20) / bytes));
+        const std::string name =
+            "matmul_n" + std::to_string(shape.n) + "_k" + std::to_string(shape.k);
+        for (uint32_t m : decode_batches) {
+            (void)time_graph(twins, &o, name, m, false);
+        }
+    }
+}
+
 void spin_twins_matmul(struct spin_twins *twins)
 {
     check_shapes(twins);
     check_invariance(twins, "o", {256, 5120, 5120});
     check_invariance(twins, "smollm", {256, 576, 1536});
     check_capture(twins);
+    for (uint32_t m : decode_batches) {
+        check_chain(twins, {m, 2048, 2048});
+    }
     if (twins->timing) {
+        check_chain(twins, {8, 5120, 5120});
         check_invariance(twins, "qkv", {256, 7168, 5120});
         check_invariance(twins, "down", {256, 5120, 17408});
         check_invariance(twins, "gateup", {256, 34816, 5120});
         time_layer(twins);
+        time_layer_graphs(twins);
+        time_small_graphs(twins);
     }
 }
