@@ -420,22 +420,12 @@ void spin_members_expire(struct spin_members *members, uint64_t now_ns)
 
 void spin_members_sent(struct spin_member *member, uint32_t prompt_tokens)
 {
-    member->view.sent_sequences++;
-    member->view.sent_prompt_tokens += prompt_tokens;
+    spin_worker_view_sent(&member->view, prompt_tokens);
 }
 
-/* Sent after the last status: taken back. Before: the status counted it, so its place is free. */
 void spin_members_done(struct spin_member *member, uint64_t sent_ns, uint32_t prompt_tokens)
 {
-    struct spin_worker_view *view = &member->view;
-    if (sent_ns >= member->status_ns && view->sent_sequences > 0) {
-        view->sent_sequences--;
-        view->sent_prompt_tokens -= SPIN_MIN(view->sent_prompt_tokens, prompt_tokens);
-    } else if (view->running > 0) {
-        view->running--;
-    } else if (view->waiting > 0) {
-        view->waiting--;
-    }
+    spin_worker_view_done(&member->view, prompt_tokens, sent_ns >= member->status_ns);
 }
 
 uint32_t spin_members_count(const struct spin_members *members)

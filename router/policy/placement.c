@@ -103,3 +103,22 @@ uint32_t spin_placement_choose(const struct spin_worker_view *workers, uint32_t 
     }
     return chosen;
 }
+
+void spin_worker_view_sent(struct spin_worker_view *worker, uint32_t prompt_tokens)
+{
+    worker->sent_sequences++;
+    worker->sent_prompt_tokens += prompt_tokens;
+}
+
+void spin_worker_view_done(struct spin_worker_view *worker, uint32_t prompt_tokens,
+                           bool since_status)
+{
+    if (since_status && worker->sent_sequences > 0) {
+        worker->sent_sequences--;
+        worker->sent_prompt_tokens -= SPIN_MIN(worker->sent_prompt_tokens, prompt_tokens);
+    } else if (worker->running > 0) {
+        worker->running--;
+    } else if (worker->waiting > 0) {
+        worker->waiting--;
+    }
+}

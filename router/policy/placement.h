@@ -55,4 +55,12 @@ struct spin_placement_request {
 uint32_t spin_placement_choose(const struct spin_worker_view *workers, uint32_t count,
                                const struct spin_placement_request *request);
 
+/* A view between two statuses: what this router sends to the worker and what comes to its end
+ * there. With a status, sent_sequences and sent_prompt_tokens start again at 0. `since_status`: the
+ * sequence that is over was sent after the last status; else that status counted it, and its place
+ * is free. */
+void spin_worker_view_sent(struct spin_worker_view *worker, uint32_t prompt_tokens);
+void spin_worker_view_done(struct spin_worker_view *worker, uint32_t prompt_tokens,
+                           bool since_status);
+
 SPIN_END_DECLS

@@ -153,9 +153,32 @@ static void test_burst_spreads(void **state)
     for (uint32_t i = 0; i < 32; i++) {
         const uint32_t chosen = spin_placement_choose(workers, 4, &request);
         assert_int_equal(chosen, i % 4);
-        workers[chosen].sent_sequences++;
-        workers[chosen].sent_prompt_tokens += request.prompt_tokens;
+        spin_worker_view_sent(&workers[chosen], request.prompt_tokens);
     }
+}
+
+/* What is over frees the place that it had: among those sent since the status, or in the status. */
+static void test_view_between_statuses(void **state)
+{
+    (void)state;
+    struct spin_worker_view view = idle();
+    view.running = 1;
+    view.waiting = 1;
+    spin_worker_view_sent(&view, 100);
+    spin_worker_view_sent(&view, 50);
+    assert_int_equal(view.sent_sequences, 2);
+    assert_int_equal(view.sent_prompt_tokens, 150);
+    spin_worker_view_done(&view, 50, true);
+    assert_int_equal(view.sent_sequences, 1);
+    assert_int_equal(view.sent_prompt_tokens, 100);
+    spin_worker_view_done(&view, 70, false);
+    assert_int_equal(view.running, 0);
+    spin_worker_view_done(&view, 70, false);
+    assert_int_equal(view.waiting, 0);
+    spin_worker_view_done(&view, 70, false); /* others' statuses may be ahead: nothing wraps */
+    assert_int_equal(view.running + view.waiting, 0);
+    assert_int_equal(view.sent_sequences, 1);
+    assert_int_equal(view.sent_prompt_tokens, 100);
 }
 
 static void test_room(void **state)
@@ -180,6 +203,7 @@ int main(void)
         cmocka_unit_test(test_random_clusters),
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_burst_spreads),
+        cmocka_unit_test(test_view_between_statuses),
         cmocka_unit_test(test_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
