@@ -623,8 +623,8 @@ extern "C" uint64_t spin_attention_workspace_bytes_cuda(const struct spin_attent
 static void check(const struct spin_attention_args *args)
 {
     const struct spin_kv_layout *layout = &args->pages.layout;
-    spin_matrix_check_cuda(&args->q);
-    spin_matrix_check_cuda(&args->out);
+    spin_matrix_check_cuda(&args->q, SPIN_DTYPE_BF16);
+    spin_matrix_check_cuda(&args->out, SPIN_DTYPE_BF16);
     SPIN_ASSERT_EQ(layout->swizzle, SPIN_SWIZZLE_NONE);
     SPIN_ASSERT_EQ(layout->dtype, SPIN_KV_BF16);
     SPIN_ASSERT(layout->head_dim == 64 || layout->head_dim == 128); /* there are no others yet */

@@ -1,7 +1,7 @@
 /* embed on CUDA: blocks have a row; a thread reads and writes eight values at a time.
  *
  * Values of block formats follow the formulas of kernels/dtype.h term by term, without fused
- * multiply-adds, so that they are the reference's floats before they are rounded to BF16. */
+ * multiply-adds, so that they are the reference's floats. */
 #include "kernels/embed.h"
 #include "kernels/rows_cuda.cuh"
 
@@ -11,7 +11,7 @@
 #define BLOCKS_MAX 2048u /* that share a row */
 
 struct embed_job {
-    __nv_bfloat16 *y;
+    float *y;
     const int32_t *tokens;
     const uint8_t *table;
     uint64_t y_stride;
@@ -106,7 +106,7 @@ static __global__ void __launch_bounds__(THREADS)
     embed(const __grid_constant__ struct embed_job job)
 {
     const uint8_t *source = table_row(job, blockIdx.x);
-    __nv_bfloat16 *y = job.y + (uint64_t)blockIdx.x * job.y_stride;
+    float *y = job.y + (uint64_t)blockIdx.x * job.y_stride;
     const uint32_t step = gridDim.y * THREADS * SPIN_WIDE;
     uint32_t col = (blockIdx.y * THREADS + threadIdx.x) * SPIN_WIDE;
     for (; col < job.cols; col += step) {
@@ -120,34 +120,33 @@ static __global__ void __launch_bounds__(THREADS)
                                      : 0.0F;
         }
         if (job.wide_y) {
-            spin_store_bf16<SPIN_WIDE>(y + col, values);
+            spin_store_f32<SPIN_WIDE>(y + col, values);
             continue;
         }
 #pragma unroll
         for (uint32_t i = 0; i < SPIN_WIDE; i++) {
             if (i < count) {
-                y[col + i] = __float2bfloat16_rn(values.at[i]);
+                y[col + i] = values.at[i];
             }
         }
     }
 }
 
-/* BF16 tables are copied as they are. */
 static __global__ void __launch_bounds__(THREADS)
-    embed_copy(const __grid_constant__ struct embed_job job)
+    embed_bf16(const __grid_constant__ struct embed_job job)
 {
-    const uint8_t *source = table_row(job, blockIdx.x);
-    __nv_bfloat16 *y = job.y + (uint64_t)blockIdx.x * job.y_stride;
+    const __nv_bfloat16 *source = (const __nv_bfloat16 *)table_row(job, blockIdx.x);
+    float *y = job.y + (uint64_t)blockIdx.x * job.y_stride;
     const uint32_t step = gridDim.y * THREADS;
     const uint32_t begin = blockIdx.y * THREADS + threadIdx.x;
     if (job.wide_y && (uintptr_t)job.table % 16 == 0) {
-        for (uint32_t i = begin; i < job.cols / SPIN_WIDE; i += step) {
-            ((uint4 *)y)[i] = ((const uint4 *)source)[i];
+        for (uint32_t i = begin * SPIN_WIDE; i < job.cols; i += step * SPIN_WIDE) {
+            spin_store_f32<SPIN_WIDE>(y + i, spin_load_bf16<SPIN_WIDE>(source + i));
         }
         return;
     }
     for (uint32_t i = begin; i < job.cols; i += step) {
-        y[i] = ((const __nv_bfloat16 *)source)[i];
+        y[i] = __bfloat162float(source[i]);
     }
 }
 
@@ -161,7 +160,7 @@ static embed_kernel kernel_of(enum spin_dtype dtype)
     case SPIN_DTYPE_F16:
         return embed<SPIN_DTYPE_F16>;
     case SPIN_DTYPE_BF16:
-        return embed_copy;
+        return embed_bf16;
     case SPIN_DTYPE_Q8_0:
         return embed<SPIN_DTYPE_Q8_0>;
     case SPIN_DTYPE_Q4_0:
@@ -184,12 +183,12 @@ extern "C" spin_status spin_embed_cuda(const struct spin_embed_args *args,
 {
     const struct spin_matrix *y = &args->y;
     const struct spin_weight *table = &args->table;
-    spin_matrix_check_cuda(y);
+    spin_matrix_check_cuda(y, SPIN_DTYPE_F32);
     SPIN_ASSERT_EQ(y->cols, table->cols);
     if (y->rows == 0 || y->cols == 0) {
         return SPIN_OK;
     }
-    const struct embed_job job = {(__nv_bfloat16 *)y->data,
+    const struct embed_job job = {(float *)y->data,
                                   args->tokens,
                                   (const uint8_t *)table->data,
                                   y->stride,

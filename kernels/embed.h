@@ -1,6 +1,7 @@
 /* embed: y[m][:] = W[token[m]][:], de-quantised.
  *
- * Layout     y: [rows][hidden] activation; W: [vocab][hidden] any dtype; tokens: [rows] int32.
+ * Layout     y: [rows][hidden] F32 on every backend: the residual stream; W: [vocab][hidden] any
+ *            dtype; tokens: [rows] int32.
  * Limits     0 <= token < W.rows (checked by the engine before it gets here; asserted).
  * Execution  Asynchronous on `stream`; no allocation.
  * Invariance Row-invariant: yes. Bit-equal to the reference: yes (exact). */

@@ -1,4 +1,4 @@
-/* Matrix products by cuBLASLt, BF16 in and out, F32 sums. In its column-major terms y is
+/* Matrix products by cuBLASLt: BF16 in, BF16 or F32 out, F32 sums. In its column-major terms y is
  * [N][M] = W^T [N][K] x [K][M]: "TN".
  *
  * Rule. Every (N, K) goes to the library, whatever M is. A kernel of our own for M = 1..64 was
@@ -9,22 +9,22 @@
  * took 2 % less at M = 8, but 18 % more at M = 64. No (N, K) was faster for all M = 1..64, and one
  * rule for all of them is what invariance asks for.
  *
- * Plans. An algorithm is searched once per (N, K, class of M) and kept with the stream: one class
- * for M = 1..64 (decode), one for every power of two above, the last without end. The first
- * candidate of the library's heuristics for the class's largest M that is supported for the whole
- * class is taken, so that every M of a class runs the same kernel, with the same tile and the same
- * cuts of K, over the M rows there are: nothing is padded in memory. Where no candidate does, the
- * M at hand gets a plan of its own, with a warning: its rows are not invariant. Nothing is searched
- * under capture (asserted): run each shape once before.
+ * Plans. An algorithm is searched once per (N, K, type of y, class of M) and kept with the stream:
+ * one class for M = 1..64 (decode), one for every power of two above, the last without end. The
+ * first candidate of the library's heuristics for the class's largest M that is supported for the
+ * whole class is taken, so that every M of a class runs the same kernel, with the same tile and the
+ * same cuts of K, over the M rows there are: nothing is padded in memory. Where no candidate does,
+ * the M at hand gets a plan of its own, with a warning: its rows are not invariant. Nothing is
+ * searched under capture (asserted): run each shape once before.
  *
  * Invariance. Within a class a row of y depends on its row of x alone: the tests compare its bits
  * alone and among 2 to 64 rows. Across classes it may differ in its last bit: another tile may cut
  * K otherwise. Partial sums of a cut K are kept in F32 in the workspace and added in a fixed order;
  * sums in place and in BF16 are left out of the search.
  *
- * Bias. cuBLASLt adds biases in the type of y only. Here y starts as bias (+ y), rounded to BF16,
- * and the product is added to it in F32: exact up to y's own rounding where the biases are BF16
- * numbers and accumulate is false, as in the models that have biases. */
+ * Bias. cuBLASLt adds biases in the type of y only. Here y starts as bias (+ y), rounded to y's
+ * type, and the product is added to it in F32: exact up to y's own rounding where y is F32, and
+ * where the biases are BF16 numbers and accumulate is false, as in the models that have biases. */
 #include "base/log.h"
 #include "kernels/device_cuda.cuh"
 #include "kernels/matmul.h"
@@ -40,12 +40,13 @@
 #define DECODE_ROWS_MAX 64u
 #define CLASS_ROWS_MAX 8192u
 #define CANDIDATES 16
-#define PLANS_MAX 512u /* a model has a handful of (N, K) and eight classes */
+#define PLANS_MAX 512u /* a model has a handful of (N, K, type) and eight classes */
 #define BIAS_THREADS 256u
 
 struct plan {
     uint32_t n;
     uint32_t k;
+    cudaDataType_t y_type;
     uint32_t first; /* M: the class, both ends included */
     uint32_t last;
     cublasLtMatmulAlgo_t algo;
@@ -69,6 +70,7 @@ struct shape {
     uint32_t m;
     uint32_t n;
     uint32_t k;
+    cudaDataType_t y_type;
     uint64_t x_stride;
     uint64_t y_stride;
 };
@@ -146,16 +148,17 @@ static void describe(const struct shape *shape, struct layouts *layouts)
     cublasStatus_t w = cublasLtMatrixLayoutInit(&layouts->w, type, shape->k, shape->n, shape->k);
     cublasStatus_t x =
         cublasLtMatrixLayoutInit(&layouts->x, type, shape->k, shape->m, (int64_t)shape->x_stride);
-    cublasStatus_t y =
-        cublasLtMatrixLayoutInit(&layouts->y, type, shape->n, shape->m, (int64_t)shape->y_stride);
+    cublasStatus_t y = cublasLtMatrixLayoutInit(&layouts->y, shape->y_type, shape->n, shape->m,
+                                                (int64_t)shape->y_stride);
     SPIN_ASSERT(w == CUBLAS_STATUS_SUCCESS && x == CUBLAS_STATUS_SUCCESS &&
                 y == CUBLAS_STATUS_SUCCESS);
 }
 
 /* Packed rows, as plans are searched: an algorithm depends on the alignment of rows alone. */
-static struct layouts packed(uint32_t m, uint32_t n, uint32_t k)
+static struct layouts packed(const struct plan *plan, uint32_t m)
 {
-    const struct shape shape = {m, n, k, k, (n + UINT64_C(7)) / 8 * 8};
+    const struct shape shape = {
+        m, plan->n, plan->k, plan->y_type, plan->k, (plan->n + UINT64_C(7)) / 8 * 8};
     struct layouts layouts;
     describe(&shape, &layouts);
     return layouts;
@@ -163,7 +166,7 @@ static struct layouts packed(uint32_t m, uint32_t n, uint32_t k)
 
 static bool supports(const struct spin_cuda_matmul *self, const struct plan *plan, uint32_t m)
 {
-    struct layouts layouts = packed(m, plan->n, plan->k);
+    struct layouts layouts = packed(plan, m);
     cublasLtMatmulHeuristicResult_t result;
     const cublasStatus_t status =
         cublasLtMatmulAlgoCheck(self->lt, self->product, &layouts.w, &layouts.x, &layouts.y,
@@ -196,7 +199,7 @@ static uint32_t attribute(const cublasLtMatmulAlgo_t *algo,
 static bool search(const struct spin_cuda_matmul *self, struct plan *plan)
 {
     cublasLtMatmulHeuristicResult_t candidates[CANDIDATES];
-    struct layouts layouts = packed(plan->last, plan->n, plan->k);
+    struct layouts layouts = packed(plan, plan->last);
     int found = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
         self->lt, self->product, &layouts.w, &layouts.x, &layouts.y, &layouts.y, self->preference,
@@ -206,10 +209,10 @@ static bool search(const struct spin_cuda_matmul *self, struct plan *plan)
         if (candidates[i].state != CUBLAS_STATUS_SUCCESS || !supports_class(self, plan)) {
             continue;
         }
-        SPIN_DEBUG_LOG("matmul plan: n=%u k=%u rows=%u..%u candidate=%d of=%d tile=%u stages=%u "
-                       "split_k=%u reduction=%u",
-                       plan->n, plan->k, plan->first, plan->last, i, found,
-                       attribute(&plan->algo, CUBLASLT_ALGO_CONFIG_TILE_ID),
+        SPIN_DEBUG_LOG("matmul plan: n=%u k=%u y=%s rows=%u..%u candidate=%d of=%d tile=%u "
+                       "stages=%u split_k=%u reduction=%u",
+                       plan->n, plan->k, plan->y_type == CUDA_R_32F ? "f32" : "bf16", plan->first,
+                       plan->last, i, found, attribute(&plan->algo, CUBLASLT_ALGO_CONFIG_TILE_ID),
                        attribute(&plan->algo, CUBLASLT_ALGO_CONFIG_STAGES_ID),
                        attribute(&plan->algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM),
                        attribute(&plan->algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME));
@@ -234,7 +237,8 @@ static const struct plan *find_plan(const struct spin_cuda_matmul *self, const s
     const uint32_t m = SPIN_MIN(shape->m, CLASS_ROWS_MAX);
     for (uint32_t i = 0; i < SPIN_MIN(self->plan_count, PLANS_MAX); i++) {
         const struct plan *plan = &self->plans[i];
-        if (plan->n == shape->n && plan->k == shape->k && plan->first <= m && m <= plan->last) {
+        if (plan->n == shape->n && plan->k == shape->k && plan->y_type == shape->y_type &&
+            plan->first <= m && m <= plan->last) {
             return plan;
         }
     }
@@ -253,6 +257,7 @@ static const struct plan *make_plan(struct spin_cuda_matmul *self, const struct 
     memset(&plan, 0, sizeof plan);
     plan.n = shape->n;
     plan.k = shape->k;
+    plan.y_type = shape->y_type;
     set_class(&plan, m);
     if (!search(self, &plan)) {
         SPIN_WARN("no algorithm for a class of products: n=%u k=%u rows=%u..%u", plan.n, plan.k,
@@ -269,25 +274,59 @@ static const struct plan *make_plan(struct spin_cuda_matmul *self, const struct 
     return kept;
 }
 
-static __global__ void start_from_bias(__nv_bfloat16 *y, uint64_t stride, uint32_t rows,
-                                       uint32_t cols, const float *bias, bool accumulate)
+static __device__ inline float widen(float value)
+{
+    return value;
+}
+
+static __device__ inline float widen(__nv_bfloat16 value)
+{
+    return __bfloat162float(value);
+}
+
+static __device__ inline void put(float *y, float value)
+{
+    *y = value;
+}
+
+static __device__ inline void put(__nv_bfloat16 *y, float value)
+{
+    *y = __float2bfloat16_rn(value);
+}
+
+template <typename T>
+static __global__ void start_from_bias(const struct shape shape, T *y, const float *bias,
+                                       bool accumulate)
 {
     const uint32_t n = blockIdx.x * blockDim.x + threadIdx.x;
-    if (n >= cols) {
+    if (n >= shape.n) {
         return;
     }
     const float b = bias[n];
-    for (uint64_t m = blockIdx.y; m < rows; m += gridDim.y) {
-        __nv_bfloat16 *value = y + m * stride + n;
-        *value = __float2bfloat16_rn(accumulate ? __bfloat162float(*value) + b : b);
+    for (uint64_t m = blockIdx.y; m < shape.m; m += gridDim.y) {
+        T *value = y + m * shape.y_stride + n;
+        put(value, accumulate ? widen(*value) + b : b);
+    }
+}
+
+static void start(const struct shape *shape, const struct spin_matmul_part *part,
+                  cudaStream_t stream)
+{
+    const dim3 grid((shape->n + BIAS_THREADS - 1) / BIAS_THREADS, SPIN_MIN(shape->m, 1024u));
+    if (shape->y_type == CUDA_R_32F) {
+        start_from_bias<<<grid, BIAS_THREADS, 0, stream>>>(*shape, (float *)part->y.data,
+                                                           part->bias, part->accumulate);
+    } else {
+        start_from_bias<<<grid, BIAS_THREADS, 0, stream>>>(*shape, (__nv_bfloat16 *)part->y.data,
+                                                           part->bias, part->accumulate);
     }
 }
 
 static void check_matrix(const struct spin_matrix *matrix)
 {
-    SPIN_ASSERT_EQ(matrix->dtype, SPIN_DTYPE_BF16);
+    const uint64_t row_bytes = matrix->stride * spin_dtype_block_bytes(matrix->dtype);
     SPIN_ASSERT_GE(matrix->stride, matrix->cols);
-    SPIN_ASSERT_EQ(matrix->stride * 2 % ALIGNMENT, 0);
+    SPIN_ASSERT_EQ(row_bytes % ALIGNMENT, 0);
     SPIN_ASSERT(matrix->rows == 0 || matrix->data != NULL);
     SPIN_ASSERT_EQ((uintptr_t)matrix->data % ALIGNMENT, 0);
 }
@@ -295,6 +334,7 @@ static void check_matrix(const struct spin_matrix *matrix)
 static void check(const struct spin_matmul_args *args)
 {
     check_matrix(&args->x);
+    SPIN_ASSERT_EQ(args->x.dtype, SPIN_DTYPE_BF16);
     SPIN_ASSERT_GE(args->part_count, 1);
     SPIN_ASSERT_LE(args->part_count, SPIN_MATMUL_PARTS_MAX);
     SPIN_ASSERT_EQ(args->x.cols % 32, 0);
@@ -302,6 +342,7 @@ static void check(const struct spin_matmul_args *args)
     for (uint32_t p = 0; p < args->part_count; p++) {
         const struct spin_matmul_part *part = &args->parts[p];
         check_matrix(&part->y);
+        SPIN_ASSERT(part->y.dtype == SPIN_DTYPE_BF16 || part->y.dtype == SPIN_DTYPE_F32);
         SPIN_ASSERT_EQ(part->weight.dtype, SPIN_DTYPE_BF16); /* others are converted at load */
         SPIN_ASSERT_EQ((uintptr_t)part->weight.data % ALIGNMENT, 0);
         SPIN_ASSERT_EQ(part->y.rows, args->x.rows);
@@ -316,8 +357,10 @@ static spin_status multiply(const struct spin_matmul_args *args,
 {
     struct spin_cuda_matmul *self = spin_stream_cuda_matmul(stream);
     cudaStream_t cuda = spin_stream_cuda(stream);
-    const struct shape shape = {args->x.rows, part->weight.rows, args->x.cols, args->x.stride,
-                                part->y.stride};
+    const struct shape shape = {
+        args->x.rows,   part->weight.rows,
+        args->x.cols,   part->y.dtype == SPIN_DTYPE_F32 ? CUDA_R_32F : CUDA_R_16BF,
+        args->x.stride, part->y.stride};
     const struct plan *plan = find_plan(self, &shape);
     if (plan == NULL) {
         plan = make_plan(self, &shape, cuda);
@@ -327,10 +370,7 @@ static spin_status multiply(const struct spin_matmul_args *args,
         return SPIN_ERR_UNSUPPORTED;
     }
     if (part->bias != NULL) {
-        const dim3 grid((shape.n + BIAS_THREADS - 1) / BIAS_THREADS, SPIN_MIN(shape.m, 1024u));
-        start_from_bias<<<grid, BIAS_THREADS, 0, cuda>>>((__nv_bfloat16 *)part->y.data,
-                                                         shape.y_stride, shape.m, shape.n,
-                                                         part->bias, part->accumulate);
+        start(&shape, part, cuda);
     }
     struct layouts layouts;
     describe(&shape, &layouts);

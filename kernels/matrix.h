@@ -12,7 +12,8 @@
 
 SPIN_BEGIN_DECLS
 
-/* Activations: F32 on the CPU tables, BF16 on CUDA. 64-byte aligned base. */
+/* Activations: F32 on the CPU tables; on CUDA BF16, and F32 for the residual stream and logits.
+ * 64-byte aligned base. */
 struct spin_matrix {
     void *data;
     enum spin_dtype dtype;

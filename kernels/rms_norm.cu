@@ -1,4 +1,5 @@
-/* rms_norm on CUDA: a warp has a row of up to 1,024 values, a block of 256 threads a longer one.
+/* rms_norm on CUDA, BF16 or F32 to BF16: a warp has a row of up to 1,024 values, a block of 256
+ * threads a longer one.
  *
  * Threads add up the squares of their own pieces in order; sums of lanes are then added by halves
  * (xor 16, 8, 4, 2, 1) and those of warps in order. That order follows from cols alone. The first
@@ -13,7 +14,7 @@
 
 struct rms_norm_job {
     __nv_bfloat16 *y;
-    const __nv_bfloat16 *x;
+    const void *x;
     const float *weight;
     uint64_t y_stride;
     uint64_t x_stride;
@@ -21,6 +22,16 @@ struct rms_norm_job {
     uint32_t cols;
     float eps;
 };
+
+template <uint32_t COUNT>
+static __device__ inline struct spin_values<COUNT> load(const __nv_bfloat16 *source) {
+    return spin_load_bf16<COUNT>(source);
+}
+
+template <uint32_t COUNT>
+static __device__ inline struct spin_values<COUNT> load(const float *source) {
+    return spin_load_f32<COUNT>(source);
+}
 
 template <uint32_t COUNT>
 static __device__ inline float add_squares(float sum, const struct spin_values<COUNT> &x)
@@ -66,8 +77,8 @@ template <uint32_t SHARE> static __device__ inline float sum_over(float sum)
     return sum;
 }
 
-/* SHARE threads have a row. */
-template <uint32_t COUNT, uint32_t SHARE>
+/* SHARE threads have a row of T. */
+template <typename T, uint32_t COUNT, uint32_t SHARE>
 static __global__ void __launch_bounds__(THREADS)
     rms_norm(const __grid_constant__ struct rms_norm_job job)
 {
@@ -75,7 +86,7 @@ static __global__ void __launch_bounds__(THREADS)
     if (row >= job.rows) {
         return; /* the whole warp, or the whole block */
     }
-    const __nv_bfloat16 *x = job.x + row * job.x_stride;
+    const T *x = (const T *)job.x + row * job.x_stride;
     __nv_bfloat16 *y = job.y + row * job.y_stride;
     const uint32_t begin = threadIdx.x % SHARE * COUNT;
     struct spin_values<COUNT> kept[KEPT];
@@ -84,7 +95,7 @@ static __global__ void __launch_bounds__(THREADS)
     for (uint32_t i = 0; i < KEPT; i++) {
         const uint32_t col = begin + i * SHARE * COUNT;
         if (col < job.cols) {
-            kept[i] = spin_load_bf16<COUNT>(x + col);
+            kept[i] = load<COUNT>(x + col);
         }
     }
 #pragma unroll
@@ -95,7 +106,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
     const uint32_t rest = begin + KEPT * SHARE * COUNT;
     for (uint32_t col = rest; col < job.cols; col += SHARE * COUNT) {
-        sum = add_squares<COUNT>(sum, spin_load_bf16<COUNT>(x + col));
+        sum = add_squares<COUNT>(sum, load<COUNT>(x + col));
     }
     const float mean = sum_over<SHARE>(sum) / (float)job.cols;
     const float scale = 1 / sqrtf(mean + job.eps);
@@ -107,8 +118,18 @@ static __global__ void __launch_bounds__(THREADS)
         }
     }
     for (uint32_t col = rest; col < job.cols; col += SHARE * COUNT) {
-        put<COUNT>(y + col, job.weight + col, scale, spin_load_bf16<COUNT>(x + col));
+        put<COUNT>(y + col, job.weight + col, scale, load<COUNT>(x + col));
     }
+}
+
+typedef void (*rms_norm_kernel)(struct rms_norm_job job);
+
+template <typename T> static rms_norm_kernel kernel_of(bool wide, bool by_warp)
+{
+    if (wide) {
+        return by_warp ? rms_norm<T, SPIN_WIDE, 32> : rms_norm<T, SPIN_WIDE, THREADS>;
+    }
+    return by_warp ? rms_norm<T, 1, 32> : rms_norm<T, 1, THREADS>;
 }
 
 extern "C" spin_status spin_rms_norm_cuda(const struct spin_rms_norm_args *args,
@@ -116,8 +137,10 @@ extern "C" spin_status spin_rms_norm_cuda(const struct spin_rms_norm_args *args,
 {
     const struct spin_matrix *x = &args->x;
     const struct spin_matrix *y = &args->y;
-    spin_matrix_check_cuda(x);
-    spin_matrix_check_cuda(y);
+    const bool is_f32 = x->dtype == SPIN_DTYPE_F32;
+    spin_matrix_check_cuda(x, is_f32 ? SPIN_DTYPE_F32 : SPIN_DTYPE_BF16);
+    spin_matrix_check_cuda(y, SPIN_DTYPE_BF16);
+    SPIN_ASSERT(!is_f32 || x->data != y->data || x->rows == 0); /* in place: the same type */
     SPIN_ASSERT_EQ(x->rows, y->rows);
     SPIN_ASSERT_EQ(x->cols, y->cols);
     SPIN_ASSERT_GE(x->cols, 1);
@@ -129,7 +152,7 @@ extern "C" spin_status spin_rms_norm_cuda(const struct spin_rms_norm_args *args,
         spin_matrix_is_wide(x) && spin_matrix_is_wide(y) && spin_is_aligned16(args->weight);
     const bool by_warp = x->cols <= WARP_COLS_MAX;
     const struct rms_norm_job job = {(__nv_bfloat16 *)y->data,
-                                     (const __nv_bfloat16 *)x->data,
+                                     x->data,
                                      args->weight,
                                      y->stride,
                                      x->stride,
@@ -139,9 +162,8 @@ extern "C" spin_status spin_rms_norm_cuda(const struct spin_rms_norm_args *args,
     const uint32_t block_rows = by_warp ? THREADS / 32 : 1;
     const uint32_t blocks = (uint32_t)(((uint64_t)x->rows + block_rows - 1) / block_rows);
     SPIN_ASSERT_LE(blocks, INT32_MAX);
-    void (*const kernel)(struct rms_norm_job) =
-        wide ? (by_warp ? rms_norm<SPIN_WIDE, 32> : rms_norm<SPIN_WIDE, THREADS>)
-             : (by_warp ? rms_norm<1, 32> : rms_norm<1, THREADS>);
+    const rms_norm_kernel kernel =
+        is_f32 ? kernel_of<float>(wide, by_warp) : kernel_of<__nv_bfloat16>(wide, by_warp);
     kernel<<<blocks, THREADS, 0, spin_stream_cuda(stream)>>>(job);
     return spin_cuda_launched("rms_norm");
 }

@@ -91,7 +91,7 @@ extern "C" spin_status spin_rope_cuda(const struct spin_rope_args *args, struct 
 {
     const struct spin_matrix *x = &args->x;
     const struct spin_rope_table *table = &args->table;
-    spin_matrix_check_cuda(x);
+    spin_matrix_check_cuda(x, SPIN_DTYPE_BF16);
     SPIN_ASSERT_EQ(x->cols, (uint64_t)args->heads * args->head_dim);
     SPIN_ASSERT_EQ(table->rotary_dim % 2, 0);
     SPIN_ASSERT_LE(table->rotary_dim, args->head_dim);

@@ -1,24 +1,24 @@
 /* rows_cuda: what the CUDA operations on rows of activations share and nobody else sees.
  *
- * Why        Norms, rotations and products all read and write eight BF16 values of a row at a time
- *            where rows allow it, and one at a time where they do not.
+ * Why        Norms, rotations and products all read and write eight values of a row at a time where
+ *            rows allow it, and one at a time where they do not.
  * Ownership  Borrows the views it is given.
  * Threading  Any; values only.
- * Units      Values (BF16), unless the name says bytes. */
+ * Units      Values (BF16 or F32), unless the name says bytes. */
 #pragma once
 
 #include "kernels/ops_cuda.cuh"
 
-/* Values of one 16-byte access. */
+/* Values of one 16-byte access of BF16, or two of F32. */
 constexpr uint32_t SPIN_WIDE = 8;
 
 template <uint32_t COUNT> struct spin_values {
     float at[COUNT];
 };
 
-static inline void spin_matrix_check_cuda(const struct spin_matrix *matrix)
+static inline void spin_matrix_check_cuda(const struct spin_matrix *matrix, enum spin_dtype dtype)
 {
-    SPIN_ASSERT_EQ(matrix->dtype, SPIN_DTYPE_BF16);
+    SPIN_ASSERT_EQ(matrix->dtype, dtype);
     SPIN_ASSERT_GE(matrix->stride, matrix->cols);
     SPIN_ASSERT(matrix->rows == 0 || matrix->data != NULL);
 }
@@ -89,4 +89,18 @@ static __device__ inline struct spin_values<COUNT> spin_load_f32(const float *so
         }
     }
     return values;
+}
+
+template <uint32_t COUNT>
+static __device__ inline void spin_store_f32(float *target, const struct spin_values<COUNT> &values)
+{
+    if constexpr (COUNT == 1) {
+        *target = values.at[0];
+    } else {
+#pragma unroll
+        for (uint32_t i = 0; i < COUNT; i += 4) {
+            *(float4 *)(target + i) =
+                make_float4(values.at[i], values.at[i + 1], values.at[i + 2], values.at[i + 3]);
+        }
+    }
 }

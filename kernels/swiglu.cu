@@ -41,9 +41,9 @@ extern "C" spin_status spin_swiglu_cuda(const struct spin_swiglu_args *args,
                                         struct spin_stream *stream)
 {
     const struct spin_matrix *y = &args->y;
-    spin_matrix_check_cuda(y);
-    spin_matrix_check_cuda(&args->gate);
-    spin_matrix_check_cuda(&args->up);
+    spin_matrix_check_cuda(y, SPIN_DTYPE_BF16);
+    spin_matrix_check_cuda(&args->gate, SPIN_DTYPE_BF16);
+    spin_matrix_check_cuda(&args->up, SPIN_DTYPE_BF16);
     SPIN_ASSERT_EQ(args->gate.cols, y->cols);
     SPIN_ASSERT_EQ(args->up.cols, y->cols);
     SPIN_ASSERT_GE(args->gate.rows, y->rows);

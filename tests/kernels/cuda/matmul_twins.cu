@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,8 @@
 #define CANARY_VALUES 64u
 #define POISON 0xFFFFu
 #define COPY_GB_PER_S 4263.0
-#define ERROR_MAX 4e-3 /* relative L2: rounding y to BF16 makes about 1.7e-3 */
+#define ERROR_MAX 4e-3     /* relative L2: rounding y to BF16 makes about 1.7e-3 */
+#define ERROR_MAX_F32 1e-4 /* of an F32 y: what a sum in F32 may lose */
 
 /* --- Memory */
 
@@ -98,23 +100,47 @@ struct part {
     uint64_t stride;
     bool accumulate;
     bool bias;
+    bool is_f32; /* y */
     std::vector<uint16_t> w;
-    std::vector<uint16_t> before;
+    std::vector<uint8_t> before; /* y as bytes */
     std::vector<float> b;
+
+    uint32_t value_bytes() const
+    {
+        return is_f32 ? 4 : 2;
+    }
+    float value(const std::vector<uint8_t> &y, uint64_t i) const
+    {
+        uint32_t bits = 0;
+        float f32;
+        memcpy(&bits, &y[i * value_bytes()], value_bytes());
+        memcpy(&f32, &bits, sizeof f32);
+        return is_f32 ? f32 : spin_f32_from_bf16((uint16_t)bits);
+    }
+    bool is_poison(const std::vector<uint8_t> &y, uint64_t i) const
+    {
+        const auto at = y.begin() + (int64_t)(i * value_bytes());
+        return std::count(at, at + value_bytes(), 0xFF) == value_bytes();
+    }
 };
 
-static struct part make_part(struct spin_rng *rng, struct shape shape, bool accumulate, bool bias)
+/* Every combination of the three has a variant of its own, of eight. */
+static struct part make_part(struct spin_rng *rng, struct shape shape, uint32_t variant)
 {
     struct part part;
     part.n = shape.n;
     part.stride = (shape.n + UINT64_C(7)) / 8 * 8 + 8;
-    part.accumulate = accumulate;
-    part.bias = bias;
+    part.accumulate = variant % 2 == 1;
+    part.bias = variant / 2 % 2 == 1;
+    part.is_f32 = variant / 4 % 2 == 1;
     part.w = normal(rng, (uint64_t)shape.n * shape.k, 1 / sqrt(shape.k));
-    part.before.assign(shape.m * part.stride + CANARY_VALUES, POISON);
-    for (uint32_t m = 0; accumulate && m < shape.m; m++) {
-        const std::vector<uint16_t> row = normal(rng, shape.n, 1);
-        std::copy(row.begin(), row.end(), part.before.begin() + (int64_t)(m * part.stride));
+    part.before.assign((shape.m * part.stride + CANARY_VALUES) * part.value_bytes(), 0xFF);
+    for (uint64_t i = 0; part.accumulate && i < (uint64_t)shape.m * shape.n; i++) {
+        const float value = (float)spin_rng_normal(rng);
+        const uint16_t bits = spin_bf16_from_f32(value);
+        uint8_t *target =
+            &part.before[(i / shape.n * part.stride + i % shape.n) * part.value_bytes()];
+        memcpy(target, part.is_f32 ? (const void *)&value : &bits, part.value_bytes());
     }
     part.b = widen(normal(rng, shape.n, 1));
     return part;
@@ -126,7 +152,7 @@ static std::vector<float> expected(const struct spin_twins *twins, const struct 
     std::vector<float> y((uint64_t)shape.m * shape.n);
     for (uint32_t m = 0; part.accumulate && m < shape.m; m++) {
         for (uint32_t n = 0; n < shape.n; n++) {
-            y[(uint64_t)m * shape.n + n] = spin_f32_from_bf16(part.before[m * part.stride + n]);
+            y[(uint64_t)m * shape.n + n] = part.value(part.before, m * part.stride + n);
         }
     }
     struct spin_matmul_args args = {};
@@ -143,22 +169,22 @@ static std::vector<float> expected(const struct spin_twins *twins, const struct 
 }
 
 /* Relative L2 of y; infinite when something beside y was written. */
-static double error_of(const struct part &part, const std::vector<uint16_t> &y,
+static double error_of(const struct part &part, const std::vector<uint8_t> &y,
                        const std::vector<float> &reference, uint32_t rows)
 {
     double difference = 0;
     double size = 1e-30;
-    for (uint64_t i = 0; i < y.size(); i++) {
+    for (uint64_t i = 0; i < y.size() / part.value_bytes(); i++) {
         const uint64_t m = i / part.stride;
         const uint64_t n = i % part.stride;
         if (m >= rows || n >= part.n) {
-            if (y[i] != POISON) {
+            if (!part.is_poison(y, i)) {
                 return INFINITY;
             }
             continue;
         }
         const double r = (double)reference[m * part.n + n];
-        const double d = (double)spin_f32_from_bf16(y[i]) - r;
+        const double d = (double)part.value(y, i) - r;
         difference += d * d;
         size += r * r;
     }
@@ -186,17 +212,18 @@ static void check_parts(struct spin_twins *twins, const std::vector<struct shape
     args.workspace = workspace.data;
     struct part parts[SPIN_MATMUL_PARTS_MAX];
     device_array<uint16_t> *w[SPIN_MATMUL_PARTS_MAX];
-    device_array<uint16_t> *y[SPIN_MATMUL_PARTS_MAX];
+    device_array<uint8_t> *y[SPIN_MATMUL_PARTS_MAX];
     device_array<float> *b[SPIN_MATMUL_PARTS_MAX];
     for (uint32_t p = 0; p < args.part_count; p++) {
-        parts[p] = make_part(&rng, shapes[p], (variant + p) % 2 == 1, (variant + p) / 2 % 2 == 1);
+        parts[p] = make_part(&rng, shapes[p], variant + p);
         w[p] = new device_array<uint16_t>(twins->cuda, parts[p].w.size());
-        y[p] = new device_array<uint16_t>(twins->cuda, parts[p].before.size());
+        y[p] = new device_array<uint8_t>(twins->cuda, parts[p].before.size());
         b[p] = new device_array<float>(twins->cuda, parts[p].b.size());
         w[p]->write(parts[p].w);
         y[p]->write(parts[p].before);
         b[p]->write(parts[p].b);
-        args.parts[p].y = {y[p]->data, SPIN_DTYPE_BF16, m, shapes[p].n, parts[p].stride};
+        const enum spin_dtype dtype = parts[p].is_f32 ? SPIN_DTYPE_F32 : SPIN_DTYPE_BF16;
+        args.parts[p].y = {y[p]->data, dtype, m, shapes[p].n, parts[p].stride};
         args.parts[p].weight = {w[p]->data, SPIN_DTYPE_BF16, shapes[p].n, k};
         args.parts[p].bias = parts[p].bias ? b[p]->data : NULL;
         args.parts[p].accumulate = parts[p].accumulate;
@@ -205,11 +232,12 @@ static void check_parts(struct spin_twins *twins, const std::vector<struct shape
     for (uint32_t p = 0; p < args.part_count; p++) {
         const std::string name = "matmul_m" + std::to_string(m) + "_n" +
                                  std::to_string(shapes[p].n) + "_k" + std::to_string(k) +
-                                 (parts[p].bias ? "_bias" : "") +
+                                 (parts[p].is_f32 ? "_f32" : "") + (parts[p].bias ? "_bias" : "") +
                                  (parts[p].accumulate ? "_accumulate" : "");
         const double error =
             error_of(parts[p], y[p]->read(), expected(twins, parts[p], widen(x), shapes[p]), m);
-        spin_twin_check(twins, name.c_str(), ran && error < ERROR_MAX, error);
+        const double error_max = parts[p].is_f32 ? ERROR_MAX_F32 : ERROR_MAX;
+        spin_twin_check(twins, name.c_str(), ran && error < error_max, error);
         delete w[p];
         delete y[p];
         delete b[p];
@@ -228,10 +256,14 @@ static void check_shapes(struct spin_twins *twins)
             check_parts(twins, {width}, variant++);
         }
     }
-    check_parts(twins, {{5, 96, 512}, {5, 31, 512}, {5, 8, 512}}, 0);
-    check_parts(twins, {{9, 960, 576}, {9, 320, 576}, {9, 320, 576}}, 2);
+    for (const uint32_t first : {0u, 3u, 6u}) { /* parts of both types together */
+        check_parts(twins, {{5, 96, 512}, {5, 31, 512}, {5, 8, 512}}, first);
+        check_parts(twins, {{9, 960, 576}, {9, 320, 576}, {9, 320, 576}}, first + 2);
+    }
     check_parts(twins, {{64, 512, 5120}, {64, 128, 5120}}, 1);
+    check_parts(twins, {{64, 512, 5120}, {64, 128, 5120}}, 4);
     check_parts(twins, {{13, 2061, 4128}}, 3);
+    check_parts(twins, {{13, 2061, 4128}}, 5);
     struct spin_matmul_args none = {}; /* no rows: nothing to do, nothing touched */
     none.x = {NULL, SPIN_DTYPE_BF16, 0, 64, 64};
     none.parts[0].y = {NULL, SPIN_DTYPE_BF16, 0, 8, 8};
@@ -257,6 +289,8 @@ static __global__ void fill(uint16_t *target, uint64_t count, uint32_t seed, flo
     }
 }
 
+enum y_kind { Y_BF16, Y_F32, Y_F32_ACCUMULATED };
+
 struct operands {
     device_array<uint16_t> w; /* several sets, so that none stays in the cache */
     device_array<uint16_t> x;
@@ -264,17 +298,28 @@ struct operands {
     device_array<uint8_t> workspace;
     struct shape shape; /* m: the most */
     uint32_t sets;
+    enum y_kind kind;
 
-    operands(struct spin_twins *twins, struct shape shape_, uint32_t sets_)
+    operands(struct spin_twins *twins, struct shape shape_, uint32_t sets_,
+             enum y_kind kind_ = Y_BF16)
         : w(twins->cuda, (uint64_t)shape_.n * shape_.k * sets_),
           x(twins->cuda, (uint64_t)shape_.m * shape_.k),
-          y(twins->cuda, (uint64_t)shape_.m * shape_.n), workspace(twins->cuda, WORKSPACE_BYTES),
-          shape(shape_), sets(sets_)
+          y(twins->cuda, (uint64_t)shape_.m * shape_.n * (kind_ == Y_BF16 ? 1 : 2)),
+          workspace(twins->cuda, WORKSPACE_BYTES), shape(shape_), sets(sets_), kind(kind_)
     {
         cudaStream_t stream = spin_stream_cuda(twins->cuda);
         const uint32_t seed = (uint32_t)twins->seed;
         fill<<<2112, 256, 0, stream>>>(w.data, w.count, seed, 1 / sqrtf((float)shape.k));
         fill<<<2112, 256, 0, stream>>>(x.data, x.count, seed + 1, 1);
+    }
+    /* Of y, in halves of F32 values where they are that. */
+    uint64_t row_words() const
+    {
+        return (uint64_t)shape.n * (kind == Y_BF16 ? 1 : 2);
+    }
+    uint64_t y_bytes() const /* read and written for a row */
+    {
+        return 2 * row_words() * (kind == Y_F32_ACCUMULATED ? 2 : 1);
     }
 };
 
@@ -285,8 +330,10 @@ static struct spin_matmul_args args_for(struct operands *o, uint32_t first, uint
     const struct shape shape = o->shape;
     struct spin_matmul_args args = {};
     args.x = {o->x.data + (uint64_t)first * shape.k, SPIN_DTYPE_BF16, count, shape.k, shape.k};
-    args.parts[0].y = {o->y.data + (uint64_t)first * shape.n, SPIN_DTYPE_BF16, count, shape.n,
+    args.parts[0].y = {o->y.data + first * o->row_words(),
+                       o->kind == Y_BF16 ? SPIN_DTYPE_BF16 : SPIN_DTYPE_F32, count, shape.n,
                        shape.n};
+    args.parts[0].accumulate = o->kind == Y_F32_ACCUMULATED;
     args.parts[0].weight = {o->w.data + (uint64_t)shape.n * shape.k * set, SPIN_DTYPE_BF16, shape.n,
                             shape.k};
     args.part_count = 1;
@@ -297,7 +344,12 @@ static struct spin_matmul_args args_for(struct operands *o, uint32_t first, uint
 static std::vector<uint16_t> rows_in_batches(struct spin_twins *twins, struct operands *o,
                                              uint32_t rows, uint32_t batch)
 {
-    cudaMemsetAsync(o->y.data, 0xFF, o->y.count * 2, spin_stream_cuda(twins->cuda));
+    cudaStream_t stream = spin_stream_cuda(twins->cuda);
+    if (o->kind == Y_F32_ACCUMULATED) { /* two halves are about a normal number */
+        fill<<<2112, 256, 0, stream>>>(o->y.data, o->y.count, (uint32_t)twins->seed + 2, 1);
+    } else {
+        cudaMemsetAsync(o->y.data, 0xFF, o->y.count * 2, stream);
+    }
     for (uint32_t first = 0; first < rows; first += batch) {
         const struct spin_matmul_args args = args_for(o, first, std::min(batch, rows - first), 0);
         if (spin_ops_cuda.matmul(&args, twins->cuda) != SPIN_OK) {
@@ -305,7 +357,7 @@ static std::vector<uint16_t> rows_in_batches(struct spin_twins *twins, struct op
         }
     }
     std::vector<uint16_t> y = o->y.read();
-    y.resize((uint64_t)rows * o->shape.n);
+    y.resize(rows * o->row_words());
     return y;
 }
 
@@ -320,9 +372,10 @@ static double differing(const std::vector<uint16_t> &a, const std::vector<uint16
 
 /* Rows as bits: in every batch of decode, and in prefill's classes; twice; and, as a figure, what
  * of a row changes between decode and prefill. */
-static void check_invariance(struct spin_twins *twins, const char *name, struct shape shape)
+static void check_invariance(struct spin_twins *twins, const char *name, struct shape shape,
+                             enum y_kind kind = Y_BF16)
 {
-    struct operands o(twins, shape, 1);
+    struct operands o(twins, shape, 1, kind);
     const std::string prefix = std::string("matmul_rows_") + name;
     const std::vector<uint16_t> all = rows_in_batches(twins, &o, 64, 64);
     double value = differing(all, rows_in_batches(twins, &o, 64, 64));
@@ -334,14 +387,16 @@ static void check_invariance(struct spin_twins *twins, const char *name, struct 
     }
     const std::vector<uint16_t> prefill = rows_in_batches(twins, &o, 256, 256);
     for (uint32_t rows : {129u, 191u, 200u}) {
-        std::vector<uint16_t> same(prefill.begin(), prefill.begin() + (int64_t)rows * shape.n);
+        std::vector<uint16_t> same(prefill.begin(),
+                                   prefill.begin() + (int64_t)(rows * o.row_words()));
         value = differing(same, rows_in_batches(twins, &o, rows, rows));
         spin_twin_check(twins, (prefix + "_prefill_m" + std::to_string(rows)).c_str(), value == 0,
                         value);
     }
-    std::vector<uint16_t> first(prefill.begin(), prefill.begin() + (int64_t)64 * shape.n);
+    std::vector<uint16_t> first(prefill.begin(), prefill.begin() + (int64_t)(64 * o.row_words()));
     spin_twin_result((prefix + "_decode_against_prefill").c_str(),
-                     differing(all, first) / (double)all.size(), "of_values");
+                     differing(all, first) / (double)all.size(),
+                     kind == Y_BF16 ? "of_values" : "of_halves");
 }
 
 /* A graph of what `run` puts on the stream, ready to launch; NULL when it cannot be made. */
@@ -610,7 +665,8 @@ static double time_graph(struct spin_twins *twins, struct operands *o, const std
         const struct spin_matmul_args args = args_for(o, 0, m, number % o->sets);
         return spin_ops_cuda.matmul(&args, twins->cuda) == SPIN_OK;
     });
-    const double floor_us = (bytes + 2.0 * m * (o->shape.k + o->shape.n)) / COPY_GB_PER_S / 1e3;
+    const double row_bytes = 2.0 * o->shape.k + (double)o->y_bytes();
+    const double floor_us = (bytes + m * row_bytes) / COPY_GB_PER_S / 1e3;
     const std::string result =
         name + "_m" + std::to_string(m) + (is_between ? "_between_graph" : "_graph");
     spin_twin_result(result.c_str(), us, "us");
@@ -641,6 +697,28 @@ static void time_layer_graphs(struct spin_twins *twins)
     }
 }
 
+/* What adds to the residual stream, and the logits: as in a decode step. */
+static void time_f32_graphs(struct spin_twins *twins)
+{
+    static const struct {
+        const char *name;
+        uint32_t n;
+        uint32_t k;
+        enum y_kind kind;
+    } products[] = {{"o_f32", 5120, 5120, Y_F32_ACCUMULATED},
+                    {"down_f32", 5120, 17408, Y_F32_ACCUMULATED},
+                    {"head_f32", 151936, 5120, Y_F32}};
+    for (const auto &product : products) {
+        const uint64_t bytes = (uint64_t)product.n * product.k * 2;
+        struct operands o(twins, {64, product.n, product.k},
+                          (uint32_t)std::max<uint64_t>(2, (UINT64_C(1100) << 20) / bytes),
+                          product.kind);
+        for (uint32_t m : decode_batches) {
+            (void)time_graph(twins, &o, std::string("matmul_") + product.name, m, true);
+        }
+    }
+}
+
 static void time_small_graphs(struct spin_twins *twins)
 {
     static const struct shape shapes[] = {
@@ -661,6 +739,8 @@ void spin_twins_matmul(struct spin_twins *twins)
     check_shapes(twins);
     check_invariance(twins, "o", {256, 5120, 5120});
     check_invariance(twins, "smollm", {256, 576, 1536});
+    check_invariance(twins, "smollm_f32", {256, 576, 1536}, Y_F32_ACCUMULATED);
+    check_invariance(twins, "smollm_head", {256, 8192, 576}, Y_F32);
     check_capture(twins);
     for (uint32_t m : decode_batches) {
         check_chain(twins, {m, 2048, 2048});
@@ -670,8 +750,12 @@ void spin_twins_matmul(struct spin_twins *twins)
         check_invariance(twins, "qkv", {256, 7168, 5120});
         check_invariance(twins, "down", {256, 5120, 17408});
         check_invariance(twins, "gateup", {256, 34816, 5120});
+        check_invariance(twins, "o_f32", {256, 5120, 5120}, Y_F32_ACCUMULATED);
+        check_invariance(twins, "down_f32", {256, 5120, 17408}, Y_F32_ACCUMULATED);
+        check_invariance(twins, "head_f32", {256, 151936, 5120}, Y_F32);
         time_layer(twins);
         time_layer_graphs(twins);
+        time_f32_graphs(twins);
         time_small_graphs(twins);
     }
 }
