@@ -23,6 +23,20 @@ struct spin_backend {
     spin_status (*write)(struct spin_stream *stream, void *device, const void *host,
                          uint64_t bytes);
     spin_status (*read)(struct spin_stream *stream, void *host, const void *device, uint64_t bytes);
+    uint64_t (*memory)(struct spin_stream *stream, uint64_t *out_total);
+    bool device_is_host;
+
+    /* All NULL: one lane, in order. */
+    spin_status (*side_begin)(struct spin_stream *stream);
+    spin_status (*side_end)(struct spin_stream *stream);
+    spin_status (*side_join)(struct spin_stream *stream);
+
+    /* All NULL: nothing is recorded. */
+    spin_status (*graph_begin)(struct spin_stream *stream);
+    spin_status (*graph_end)(struct spin_stream *stream, struct spin_graph **out,
+                             struct spin_error *err);
+    spin_status (*graph_launch)(struct spin_stream *stream, const struct spin_graph *graph);
+    void (*graph_destroy)(struct spin_stream *stream, struct spin_graph *graph); /* never NULL */
 };
 
 struct spin_stream {

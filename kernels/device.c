@@ -61,3 +61,59 @@ spin_status spin_device_read(struct spin_stream *stream, void *host, const void 
     SPIN_ASSERT(device != NULL && host != NULL);
     return stream->backend->read(stream, host, device, bytes);
 }
+
+bool spin_device_is_host(const struct spin_stream *stream)
+{
+    return stream->backend->device_is_host;
+}
+
+uint64_t spin_device_memory(struct spin_stream *stream, uint64_t *out_total)
+{
+    return stream->backend->memory(stream, out_total);
+}
+
+spin_status spin_stream_side_begin(struct spin_stream *stream)
+{
+    return stream->backend->side_begin != NULL ? stream->backend->side_begin(stream) : SPIN_OK;
+}
+
+spin_status spin_stream_side_end(struct spin_stream *stream)
+{
+    return stream->backend->side_end != NULL ? stream->backend->side_end(stream) : SPIN_OK;
+}
+
+spin_status spin_stream_side_join(struct spin_stream *stream)
+{
+    return stream->backend->side_join != NULL ? stream->backend->side_join(stream) : SPIN_OK;
+}
+
+bool spin_stream_records(const struct spin_stream *stream)
+{
+    return stream->backend->graph_begin != NULL;
+}
+
+spin_status spin_graph_begin(struct spin_stream *stream)
+{
+    SPIN_ASSERT(spin_stream_records(stream));
+    return stream->backend->graph_begin(stream);
+}
+
+spin_status spin_graph_end(struct spin_stream *stream, struct spin_graph **out,
+                           struct spin_error *err)
+{
+    SPIN_ASSERT(spin_stream_records(stream));
+    return stream->backend->graph_end(stream, out, err);
+}
+
+spin_status spin_graph_launch(struct spin_stream *stream, const struct spin_graph *graph)
+{
+    SPIN_ASSERT(spin_stream_records(stream) && graph != NULL);
+    return stream->backend->graph_launch(stream, graph);
+}
+
+void spin_graph_destroy(struct spin_stream *stream, struct spin_graph *graph)
+{
+    if (graph != NULL) {
+        stream->backend->graph_destroy(stream, graph);
+    }
+}

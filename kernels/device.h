@@ -4,7 +4,7 @@
  *            program may hold streams of several.
  * Ownership  A stream owns its compute threads (CPU) or its CUDA stream; memory from
  *            spin_device_alloc and spin_host_alloc belongs to the caller and is freed with the same
- *            stream, before it is destroyed.
+ *            stream, before it is destroyed. So are graphs.
  * Threading  One thread (the engine's) per stream. Operations and copies run in submission order;
  *            on the CPU they are complete when the call returns.
  * Units      Bytes; alignment is 64 bytes on the host, 256 on a device. Fresh memory is zeroed, as
@@ -20,6 +20,7 @@
 SPIN_BEGIN_DECLS
 
 struct spin_stream; /* private to the backend */
+struct spin_graph;  /* a recording; private to the backend */
 
 /* `threads` 1..64 compute threads, the calling one included. Barriers between an op's phases spin
  * for at most 20 us and then sleep (D18). */
@@ -55,6 +56,42 @@ SPIN_MUST_USE spin_status spin_device_write(struct spin_stream *stream, void *de
                                             const void *host, uint64_t bytes);
 SPIN_MUST_USE spin_status spin_device_read(struct spin_stream *stream, void *host,
                                            const void *device, uint64_t bytes);
+
+/* The host may read and write device memory in place, between operations: so on the CPU. */
+bool spin_device_is_host(const struct spin_stream *stream);
+/* Bytes of device memory that nobody holds, of `*out_total` there are; other processes' share
+ * counts as held. On the CPU: physical memory. 0 of 0 for a stream that was lost. */
+uint64_t spin_device_memory(struct spin_stream *stream, uint64_t *out_total);
+
+/* --- the side lane ---
+ *
+ * What is submitted between side_begin and side_end runs after what was submitted before, and
+ * beside what is submitted behind side_end, until side_join: what comes then waits for it. A lane
+ * may be begun again before it is joined; it keeps its own order. spin_stream_sync joins too. Where
+ * a backend has one lane (the CPU), all runs in the order of submission. Errors: DEVICE_LOST. */
+SPIN_MUST_USE spin_status spin_stream_side_begin(struct spin_stream *stream);
+SPIN_MUST_USE spin_status spin_stream_side_end(struct spin_stream *stream);
+SPIN_MUST_USE spin_status spin_stream_side_join(struct spin_stream *stream);
+
+/* --- recordings ---
+ *
+ * Between graph_begin and graph_end operations and copies are noted instead of run, with their
+ * arguments as they are then; a launch runs them all, at the cost of one submission, on what the
+ * memory that they name holds by then. Only operations, copies from and to memory of
+ * spin_host_alloc, and the side lane, joined before the end, may stand in a recording: it neither
+ * waits nor allocates. */
+
+/* Whether the backend has recordings; the CPU runs operations at once. */
+bool spin_stream_records(const struct spin_stream *stream);
+SPIN_MUST_USE spin_status spin_graph_begin(struct spin_stream *stream);
+/* Ends a recording in any case. Errors: NO_MEMORY; DEVICE_LOST, also when something was submitted
+ * that cannot be recorded. */
+SPIN_MUST_USE spin_status spin_graph_end(struct spin_stream *stream, struct spin_graph **out,
+                                         struct spin_error *err);
+SPIN_MUST_USE spin_status spin_graph_launch(struct spin_stream *stream,
+                                            const struct spin_graph *graph);
+/* One that is still running finishes first. NULL is allowed. */
+void spin_graph_destroy(struct spin_stream *stream, struct spin_graph *graph);
 
 /* The rest is for the CPU ops themselves; the stream is a CPU stream (asserted). */
 uint32_t spin_stream_threads(const struct spin_stream *stream);

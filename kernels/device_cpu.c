@@ -355,6 +355,14 @@ static spin_status copy(struct spin_stream *stream, void *target, const void *so
     return SPIN_OK;
 }
 
+static uint64_t free_memory(struct spin_stream *stream, uint64_t *out_total)
+{
+    (void)stream;
+    const uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+    *out_total = (uint64_t)sysconf(_SC_PHYS_PAGES) * page_bytes;
+    return (uint64_t)sysconf(_SC_AVPHYS_PAGES) * page_bytes;
+}
+
 static const struct spin_backend backend = {
     .destroy = destroy,
     .sync = is_done,
@@ -364,4 +372,6 @@ static const struct spin_backend backend = {
     .host_free = release,
     .write = copy,
     .read = copy,
+    .memory = free_memory,
+    .device_is_host = true,
 };

@@ -1,7 +1,8 @@
-/* The CUDA stream. Every wait has a limit: a stream is asked whether it is done, never waited for
- * inside the driver, and calls that wait there by themselves (cudaFree, copies of pageable memory)
- * come after such a wait. Pinned memory is memory of the process that is touched by many threads
- * and then registered: allocating it pinned takes fifteen times as long. */
+/* The CUDA stream, a side lane beside it, and graphs of both. Every wait has a limit: a stream is
+ * asked whether it is done, never waited for inside the driver, and calls that wait there by
+ * themselves (cudaFree, copies of pageable memory) come after such a wait. Pinned memory is memory
+ * of the process that is touched by many threads and then registered: allocating it pinned takes
+ * fifteen times as long. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "kernels/backend.h"
@@ -24,11 +25,23 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+struct spin_graph {
+    cudaGraphExec_t exec;
+};
+
+/* The lanes wait for each other by events, which become edges of the graph in a recording. An event
+ * may be recorded again at once: a wait is for what it stood for when the wait was submitted. */
 struct cuda_stream {
     struct spin_stream base;
     cudaStream_t stream;
+    cudaStream_t side;
+    cudaEvent_t forked;
+    cudaEvent_t joined;
     int ordinal;
     bool lost;
+    bool recording;
+    bool on_side;            /* between side_begin and side_end */
+    bool side_unjoined;      /* something was submitted there since the last join */
     struct spin_owner owner; /* the first thread that runs an op */
     struct spin_cuda_matmul *matmul;
 };
@@ -52,6 +65,11 @@ static spin_status lose(struct cuda_stream *self, const char *what, const char *
     return SPIN_ERR_DEVICE_LOST;
 }
 
+static cudaStream_t lane(const struct cuda_stream *self)
+{
+    return self->on_side ? self->side : self->stream;
+}
+
 cudaStream_t spin_stream_cuda(const struct spin_stream *stream)
 {
     struct cuda_stream *self = enter(stream);
@@ -59,7 +77,7 @@ cudaStream_t spin_stream_cuda(const struct spin_stream *stream)
         spin_owner_set(&self->owner);
     }
     SPIN_ASSERT_THREAD(&self->owner);
-    return self->stream;
+    return lane(self);
 }
 
 struct spin_cuda_matmul *spin_stream_cuda_matmul(const struct spin_stream *stream)
@@ -77,12 +95,57 @@ spin_status spin_cuda_launched(const char *op)
     return SPIN_ERR_DEVICE_LOST;
 }
 
-static spin_status wait_done(struct spin_stream *stream, uint64_t timeout_ns)
+/* What is submitted to `after` from here on waits for what `before` was given so far. */
+static spin_status order(struct cuda_stream *self, cudaStream_t before, cudaStream_t after,
+                         cudaEvent_t event)
 {
-    struct cuda_stream *self = enter(stream);
     if (self->lost) {
         return SPIN_ERR_DEVICE_LOST;
     }
+    cudaError_t error = cudaEventRecord(event, before);
+    if (error == cudaSuccess) {
+        error = cudaStreamWaitEvent(after, event, 0);
+    }
+    return error == cudaSuccess ? SPIN_OK : lose(self, "lane", cudaGetErrorString(error));
+}
+
+static spin_status side_begin(struct spin_stream *stream)
+{
+    struct cuda_stream *self = enter(stream);
+    SPIN_ASSERT(!self->on_side);
+    SPIN_TRY(order(self, self->stream, self->side, self->forked));
+    self->on_side = true;
+    self->side_unjoined = true;
+    return SPIN_OK;
+}
+
+static spin_status side_end(struct spin_stream *stream)
+{
+    struct cuda_stream *self = enter(stream);
+    SPIN_ASSERT(self->on_side);
+    self->on_side = false;
+    return SPIN_OK;
+}
+
+static spin_status side_join(struct spin_stream *stream)
+{
+    struct cuda_stream *self = enter(stream);
+    SPIN_ASSERT(!self->on_side);
+    if (!self->side_unjoined) {
+        return SPIN_OK;
+    }
+    self->side_unjoined = false;
+    return order(self, self->side, self->stream, self->joined);
+}
+
+static spin_status wait_done(struct spin_stream *stream, uint64_t timeout_ns)
+{
+    struct cuda_stream *self = enter(stream);
+    SPIN_ASSERT(!self->recording && !self->on_side);
+    if (self->lost) {
+        return SPIN_ERR_DEVICE_LOST;
+    }
+    SPIN_TRY(side_join(stream));
     const struct spin_clock *clock = spin_clock_real();
     const uint64_t begin = spin_now_ns(clock);
     const uint64_t deadline = spin_deadline_ns(begin, timeout_ns);
@@ -110,6 +173,7 @@ static spin_status device_alloc(struct spin_stream *stream, uint64_t bytes, void
                                 struct spin_error *err)
 {
     struct cuda_stream *self = enter(stream);
+    SPIN_ASSERT(!self->recording && !self->on_side);
     void *memory = NULL;
     cudaError_t error = self->lost ? cudaErrorDevicesUnavailable
                                    : cudaMalloc(&memory, (size_t)SPIN_MAX(bytes, UINT64_C(1)));
@@ -234,7 +298,7 @@ static spin_status copy(struct spin_stream *stream, void *target, const void *so
     if (!is_pinned(kind == cudaMemcpyHostToDevice ? source : target)) {
         SPIN_TRY(wait_done(stream, WAIT_NS));
     }
-    const cudaError_t error = cudaMemcpyAsync(target, source, (size_t)bytes, kind, self->stream);
+    const cudaError_t error = cudaMemcpyAsync(target, source, (size_t)bytes, kind, lane(self));
     return error == cudaSuccess ? SPIN_OK : lose(self, "copy", cudaGetErrorString(error));
 }
 
@@ -250,20 +314,124 @@ static spin_status copy_out(struct spin_stream *stream, void *host, const void *
     return copy(stream, host, device, bytes, cudaMemcpyDeviceToHost);
 }
 
+static uint64_t free_memory(struct spin_stream *stream, uint64_t *out_total)
+{
+    struct cuda_stream *self = enter(stream);
+    size_t available = 0;
+    size_t total = 0;
+    const cudaError_t error =
+        self->lost ? cudaErrorDevicesUnavailable : cudaMemGetInfo(&available, &total);
+    if (error != cudaSuccess) {
+        (void)cudaGetLastError();
+        available = 0;
+        total = 0;
+    }
+    *out_total = total;
+    return available;
+}
+
+/* Calls of other threads do not disturb a recording, and it does not disturb them. */
+static spin_status graph_begin(struct spin_stream *stream)
+{
+    struct cuda_stream *self = enter(stream);
+    SPIN_ASSERT(!self->recording && !self->on_side);
+    SPIN_TRY(side_join(stream)); /* what is there already is no part of it */
+    if (self->lost) {
+        return SPIN_ERR_DEVICE_LOST;
+    }
+    const cudaError_t error =
+        cudaStreamBeginCapture(self->stream, cudaStreamCaptureModeThreadLocal);
+    if (error != cudaSuccess) {
+        return lose(self, "record", cudaGetErrorString(error));
+    }
+    self->recording = true;
+    return SPIN_OK;
+}
+
+static spin_status create_graph(struct cuda_stream *self, cudaGraph_t graph,
+                                struct spin_graph **out, struct spin_error *err)
+{
+    struct spin_graph *made = (struct spin_graph *)calloc(1, sizeof *made);
+    if (made == NULL) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "recording: %zu bytes", sizeof *made);
+    }
+    const cudaError_t error = cudaGraphInstantiate(&made->exec, graph, 0);
+    if (error == cudaSuccess) {
+        *out = made;
+        return SPIN_OK;
+    }
+    free(made);
+    (void)cudaGetLastError();
+    if (error == cudaErrorMemoryAllocation) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "GPU %d: no memory for a recording",
+                         self->ordinal);
+    }
+    (void)lose(self, "instantiate", cudaGetErrorString(error));
+    return spin_fail(err, SPIN_ERR_DEVICE_LOST, "GPU %d: recording: %s", self->ordinal,
+                     cudaGetErrorString(error));
+}
+
+/* Whoever failed in the middle may not have come to joining the side lane. */
+static spin_status graph_end(struct spin_stream *stream, struct spin_graph **out,
+                             struct spin_error *err)
+{
+    struct cuda_stream *self = enter(stream);
+    SPIN_ASSERT(self->recording && !self->on_side);
+    (void)side_join(stream); /* a failure shows in the next call */
+    self->recording = false;
+    cudaGraph_t graph = NULL;
+    const cudaError_t error = cudaStreamEndCapture(self->stream, &graph);
+    if (error != cudaSuccess || graph == NULL) {
+        (void)lose(self, "record", cudaGetErrorString(error));
+        return spin_fail(err, SPIN_ERR_DEVICE_LOST, "GPU %d: recording: %s", self->ordinal,
+                         cudaGetErrorString(error));
+    }
+    const spin_status status = create_graph(self, graph, out, err);
+    (void)cudaGraphDestroy(graph);
+    return status;
+}
+
+static spin_status graph_launch(struct spin_stream *stream, const struct spin_graph *graph)
+{
+    struct cuda_stream *self = enter(stream);
+    SPIN_ASSERT(!self->recording && !self->on_side);
+    SPIN_TRY(side_join(stream));
+    if (self->lost) {
+        return SPIN_ERR_DEVICE_LOST;
+    }
+    const cudaError_t error = cudaGraphLaunch(graph->exec, self->stream);
+    return error == cudaSuccess ? SPIN_OK : lose(self, "replay", cudaGetErrorString(error));
+}
+
+/* The driver frees one that is running when it has finished; a lost one stays with it. */
+static void graph_destroy(struct spin_stream *stream, struct spin_graph *graph)
+{
+    struct cuda_stream *self = enter(stream);
+    if (!self->lost) {
+        (void)cudaGraphExecDestroy(graph->exec);
+    }
+    free(graph);
+}
+
 /* What the driver holds for a stream that was lost stays until the process ends. */
 static void destroy(struct spin_stream *stream)
 {
     struct cuda_stream *self = enter(stream);
     if (self->stream != NULL && wait_done(stream, WAIT_NS) == SPIN_OK) {
         spin_cuda_matmul_destroy(self->matmul);
+        (void)cudaEventDestroy(self->joined);
+        (void)cudaEventDestroy(self->forked);
+        (void)cudaStreamDestroy(self->side);
         (void)cudaStreamDestroy(self->stream);
     }
     free(self);
 }
 
 /* In the table's order. */
-const struct spin_backend spin_backend_cuda = {destroy,    wait_done, device_alloc, device_free,
-                                               host_alloc, host_free, copy_in,      copy_out};
+const struct spin_backend spin_backend_cuda = {
+    destroy,   wait_done,   device_alloc, device_free,  host_alloc,   host_free,
+    copy_in,   copy_out,    free_memory,  false,        side_begin,   side_end,
+    side_join, graph_begin, graph_end,    graph_launch, graph_destroy};
 
 /* Every operation's code is compiled for the same GPUs as this. */
 static __global__ void code_is_here(void)
@@ -332,6 +500,21 @@ static spin_status check_gpu(uint32_t ordinal, struct spin_error *err)
     return SPIN_OK;
 }
 
+static cudaError_t create_lanes(struct cuda_stream *self)
+{
+    cudaError_t error = cudaStreamCreateWithFlags(&self->stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess) {
+        error = cudaStreamCreateWithFlags(&self->side, cudaStreamNonBlocking);
+    }
+    if (error == cudaSuccess) {
+        error = cudaEventCreateWithFlags(&self->forked, cudaEventDisableTiming);
+    }
+    if (error == cudaSuccess) {
+        error = cudaEventCreateWithFlags(&self->joined, cudaEventDisableTiming);
+    }
+    return error;
+}
+
 spin_status spin_stream_create_cuda(uint32_t ordinal, struct spin_stream **out,
                                     struct spin_error *err)
 {
@@ -343,7 +526,7 @@ spin_status spin_stream_create_cuda(uint32_t ordinal, struct spin_stream **out,
     self->base.backend = &spin_backend_cuda;
     self->ordinal = (int)ordinal;
     spin_status status = SPIN_OK;
-    const cudaError_t error = cudaStreamCreateWithFlags(&self->stream, cudaStreamNonBlocking);
+    const cudaError_t error = create_lanes(self);
     if (error != cudaSuccess) {
         (void)cudaGetLastError();
         status = spin_fail(err, SPIN_ERR_DEVICE_LOST, "GPU %u: stream: %s", ordinal,

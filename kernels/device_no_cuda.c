@@ -15,4 +15,6 @@ const struct spin_ops spin_ops_cuda = {
     .name = "cuda",
     .activation_dtype = SPIN_DTYPE_BF16,
     .swizzle = SPIN_SWIZZLE_NONE,
+    .prefill_is_decode = false,
+    .decode_rows_max = 64,
 };

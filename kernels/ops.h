@@ -26,6 +26,12 @@ struct spin_ops {
     const char *name; /* "ref", "cpu", "cuda" */
     enum spin_dtype activation_dtype;
     enum spin_swizzle swizzle; /* the page swizzle that this backend's kernels read and write */
+    /* While attention is dense, a token's K, V and hidden state have the same bits whether it came
+     * by prefill or by a decode step. */
+    bool prefill_is_decode;
+    /* Rows of a decode step, and of the logits drawn from it, within which a row's bits do not
+     * depend on how many there are. */
+    uint32_t decode_rows_max;
 
     spin_status (*embed)(const struct spin_embed_args *args, struct spin_stream *stream);
     spin_status (*rms_norm)(const struct spin_rms_norm_args *args, struct spin_stream *stream);

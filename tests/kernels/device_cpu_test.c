@@ -169,6 +169,39 @@ static void test_copies_and_waits(void **state)
     spin_stream_destroy(stream);
 }
 
+/* One lane, nothing to record, and device memory is the machine's. */
+static void test_what_a_cpu_stream_is(void **state)
+{
+    (void)state;
+    struct spin_stream *stream = spin_test_stream(1);
+    assert_true(spin_device_is_host(stream));
+    assert_false(spin_stream_records(stream));
+    spin_graph_destroy(stream, NULL);
+    uint64_t total = 0;
+    const uint64_t available = spin_device_memory(stream, &total);
+    assert_in_range(total, UINT64_C(64) << 20, UINT64_C(1) << 50);
+    assert_in_range(available, 1, total);
+    spin_stream_destroy(stream);
+}
+
+static void test_side_lane_keeps_the_order(void **state)
+{
+    (void)state;
+    struct spin_stream *stream = spin_test_stream(2);
+    uint8_t words[3] = {1, 0, 0};
+    for (uint32_t round = 0; round < 2; round++) {
+        assert_int_equal(spin_stream_side_begin(stream), SPIN_OK);
+        assert_int_equal(spin_device_write(stream, &words[1], &words[0], 1), SPIN_OK);
+        assert_int_equal(spin_stream_side_end(stream), SPIN_OK);
+        assert_int_equal(words[1], words[0]);
+        assert_int_equal(spin_device_write(stream, &words[2], &words[1], 1), SPIN_OK);
+        assert_int_equal(spin_stream_side_join(stream), SPIN_OK);
+        assert_int_equal(words[2], words[0]);
+        words[0]++;
+    }
+    spin_stream_destroy(stream);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +210,8 @@ int main(void)
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_memory_is_zeroed_and_aligned),
         cmocka_unit_test(test_copies_and_waits),
+        cmocka_unit_test(test_what_a_cpu_stream_is),
+        cmocka_unit_test(test_side_lane_keeps_the_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -37,6 +37,8 @@ static void test_table(void **state)
     assert_string_equal(spin_ops_cuda.name, "cuda");
     assert_int_equal(spin_ops_cuda.activation_dtype, SPIN_DTYPE_BF16);
     assert_int_equal(spin_ops_cuda.swizzle, SPIN_SWIZZLE_NONE);
+    assert_false(spin_ops_cuda.prefill_is_decode);
+    assert_int_equal(spin_ops_cuda.decode_rows_max, 64);
 }
 
 int main(void)

@@ -6,6 +6,7 @@ static void expect_complete(const struct spin_ops *ops, const char *name)
     assert_string_equal(ops->name, name);
     assert_int_equal(ops->activation_dtype, SPIN_DTYPE_F32);
     assert_int_equal(ops->swizzle, SPIN_SWIZZLE_NONE);
+    assert_true(ops->prefill_is_decode && ops->decode_rows_max == UINT32_MAX);
     assert_true(ops->embed != NULL && ops->rms_norm != NULL && ops->matmul != NULL);
     assert_true(ops->rope != NULL && ops->kv_append != NULL && ops->attention != NULL);
     assert_true(ops->swiglu != NULL);

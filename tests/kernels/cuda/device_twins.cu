@@ -1,5 +1,6 @@
 /* The CUDA stream against what device.h promises: zeroed and aligned memory, host memory that
- * kernels write to, copies in order, waits that end, errors with a sentence. */
+ * kernels write to, copies in order, lanes beside each other, recordings that run again, waits that
+ * end, errors with a sentence. */
 #include "base/clock.h"
 #include "kernels/ops_cuda.cuh"
 #include "tests/kernels/cuda/twins.h"
@@ -26,6 +27,30 @@ static __global__ void stay(uint64_t nanoseconds)
     do {
         asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
     } while (now - begin < nanoseconds);
+}
+
+/* out[0]: 1 when the flag was raised while this waited. */
+static __global__ void wait_for_flag(volatile uint32_t *flag, uint32_t *out, uint64_t nanoseconds)
+{
+    uint64_t begin = 0;
+    uint64_t now = 0;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+    do {
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    } while (*flag == 0 && now - begin < nanoseconds);
+    *out = *flag;
+}
+
+/* After a while: whoever does not wait for it reads what was there before. */
+static __global__ void set_later(uint32_t *word, uint32_t value)
+{
+    uint64_t begin = 0;
+    uint64_t now = 0;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+    do {
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    } while (now - begin < 2000000);
+    *word = value;
 }
 
 static void expect(struct spin_twins *twins, const char *name, bool ok)
@@ -135,6 +160,133 @@ static void check_copies(struct spin_twins *twins, bool pinned)
     spin_device_free(twins->cuda, there);
 }
 
+/* Words on the device, zero at first, and as many that the host shares. */
+#define LANE_WORDS 8u
+
+struct lane_words {
+    uint32_t *device;
+    uint32_t *host;
+};
+
+static bool lane_words_alloc(struct spin_twins *twins, struct lane_words *words)
+{
+    struct spin_error err;
+    const uint64_t bytes = LANE_WORDS * sizeof(uint32_t);
+    const bool ok =
+        spin_device_alloc(twins->cuda, bytes, (void **)&words->device, &err) == SPIN_OK &&
+        spin_host_alloc(twins->cuda, bytes, (void **)&words->host, &err) == SPIN_OK;
+    if (!ok) {
+        expect(twins, "device_lane_words", false);
+    }
+    return ok;
+}
+
+static void lane_words_free(struct spin_twins *twins, const struct lane_words *words)
+{
+    spin_device_free(twins->cuda, words->device);
+    spin_host_free(twins->cuda, words->host);
+}
+
+static bool read_words(struct spin_twins *twins, const struct lane_words *words)
+{
+    return spin_device_read(twins->cuda, words->host, words->device,
+                            LANE_WORDS * sizeof(uint32_t)) == SPIN_OK &&
+           spin_stream_sync(twins->cuda, WAIT_NS) == SPIN_OK;
+}
+
+/* word 0 <- 7 late; side: word 1 <- word 0, wait for the flag in word 2, which what follows on the
+ * main lane raises, then word 4 late; join; word 5 <- word 4. */
+static bool submit_lanes(struct spin_twins *twins, const struct lane_words *words)
+{
+    struct spin_stream *stream = twins->cuda;
+    uint32_t *word = words->device;
+    set_later<<<1, 1, 0, spin_stream_cuda(stream)>>>(word, 7);
+    bool ok = spin_stream_side_begin(stream) == SPIN_OK;
+    add_words<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 1, word, 1);
+    wait_for_flag<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 2, word + 3, 2 * SPIN_NS_PER_S);
+    set_later<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 4, 9);
+    ok = spin_stream_side_end(stream) == SPIN_OK && ok;
+    set_later<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 2, 1);
+    ok = spin_stream_side_join(stream) == SPIN_OK && ok;
+    add_words<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 5, word + 4, 1);
+    return spin_cuda_launched("lanes") == SPIN_OK && ok;
+}
+
+static bool lanes_ran(const struct lane_words *words, uint32_t times)
+{
+    const uint32_t *word = words->host;
+    return word[0] == 7 && word[1] == 7 * times && word[3] == 1 && word[4] == 9 &&
+           word[5] == 9 * times;
+}
+
+static void check_lanes(struct spin_twins *twins)
+{
+    struct lane_words words = {NULL, NULL};
+    if (!lane_words_alloc(twins, &words)) {
+        return;
+    }
+    expect(twins, "device_lanes",
+           submit_lanes(twins, &words) && read_words(twins, &words) && lanes_ran(&words, 1));
+    /* A wait is for both lanes. */
+    bool ok = spin_stream_side_begin(twins->cuda) == SPIN_OK;
+    set_later<<<1, 1, 0, spin_stream_cuda(twins->cuda)>>>(words.host + 6, 11);
+    ok = spin_stream_side_end(twins->cuda) == SPIN_OK && ok;
+    ok = spin_stream_sync(twins->cuda, WAIT_NS) == SPIN_OK && ok;
+    expect(twins, "device_wait_for_both_lanes", ok && words.host[6] == 11);
+    lane_words_free(twins, &words);
+}
+
+/* The same lanes, a copy in and a copy out, recorded once and run three times: nothing runs before,
+ * and every run takes what the host's words hold by then. */
+static void check_graph(struct spin_twins *twins)
+{
+    struct spin_stream *stream = twins->cuda;
+    struct spin_error err;
+    struct spin_graph *graph = NULL;
+    struct lane_words words = {NULL, NULL};
+    struct lane_words input = {NULL, NULL};
+    if (!lane_words_alloc(twins, &words) || !lane_words_alloc(twins, &input)) {
+        return;
+    }
+    bool ok = spin_stream_records(stream) && spin_graph_begin(stream) == SPIN_OK;
+    ok = ok && spin_device_write(stream, words.device + 6, input.host, 4) == SPIN_OK;
+    ok = ok && submit_lanes(twins, &words);
+    add_words<<<1, 1, 0, spin_stream_cuda(stream)>>>(words.device + 7, words.device + 6, 1);
+    ok = ok && spin_device_read(stream, input.host + 1, words.device + 7, 4) == SPIN_OK;
+    ok = spin_graph_end(stream, &graph, &err) == SPIN_OK && ok;
+    ok = ok && read_words(twins, &words);
+    expect(twins, "device_recording_runs_nothing",
+           ok && others((const uint8_t *)words.host, LANE_WORDS * sizeof(uint32_t), 0) == 0);
+    uint32_t sum = 0;
+    for (uint32_t times = 1; ok && times <= 3; times++) {
+        input.host[0] = 100 * times;
+        sum += 100 * times;
+        ok = cudaMemsetAsync(words.device + 2, 0, 4, spin_stream_cuda(stream)) == cudaSuccess &&
+             spin_graph_launch(stream, graph) == SPIN_OK && read_words(twins, &words) &&
+             lanes_ran(&words, times) && input.host[1] == sum;
+    }
+    expect(twins, "device_recording_runs_again", ok);
+    spin_graph_destroy(stream, graph);
+    spin_graph_destroy(stream, NULL);
+    lane_words_free(twins, &words);
+    lane_words_free(twins, &input);
+}
+
+/* What one allocates is no longer free. */
+static void check_memory_query(struct spin_twins *twins)
+{
+    const uint64_t bytes = UINT64_C(1) << 30;
+    struct spin_error err;
+    void *memory = NULL;
+    uint64_t total = 0;
+    const uint64_t before = spin_device_memory(twins->cuda, &total);
+    const bool ok = spin_device_alloc(twins->cuda, bytes, &memory, &err) == SPIN_OK;
+    const uint64_t after = spin_device_memory(twins->cuda, &total);
+    expect(twins, "device_memory_query",
+           ok && before <= total && after + bytes <= before && !spin_device_is_host(twins->cuda));
+    spin_device_free(twins->cuda, memory);
+}
+
 /* A wait that is too short loses the stream, and a lost stream answers at once. */
 static void check_lost(struct spin_twins *twins)
 {
@@ -158,6 +310,11 @@ static void check_lost(struct spin_twins *twins)
                spin_host_alloc(stream, 1, &memory, &err) == SPIN_ERR_DEVICE_LOST);
     expect(twins, "device_lost_copy",
            spin_device_read(stream, &word, &word, 4) == SPIN_ERR_DEVICE_LOST);
+    uint64_t total = 1;
+    expect(twins, "device_lost_lanes",
+           spin_stream_side_begin(stream) == SPIN_ERR_DEVICE_LOST &&
+               spin_graph_begin(stream) == SPIN_ERR_DEVICE_LOST &&
+               spin_device_memory(stream, &total) == 0 && total == 0);
     spin_stream_destroy(stream);
     expect(twins, "device_others_live", spin_stream_sync(twins->cuda, WAIT_NS) == SPIN_OK);
     (void)cudaDeviceSynchronize(); /* the kernel ends by itself: nothing timed runs beside it */
@@ -185,6 +342,9 @@ void spin_twins_device(struct spin_twins *twins)
     check_host_memory(twins, 3 << 20);
     check_copies(twins, true);
     check_copies(twins, false);
+    check_lanes(twins);
+    check_graph(twins);
+    check_memory_query(twins);
     check_lost(twins);
     if (twins->timing) {
         time_pinning(twins);
