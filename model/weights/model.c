@@ -66,6 +66,9 @@ void spin_model_close(struct spin_model *model)
         if (storage->generated != NULL) {
             SPIN_ASSERT_EQ(munmap(storage->generated, storage->generated_bytes), 0);
         }
+        if (storage->device_memory != NULL) {
+            spin_device_free(storage->stream, storage->device_memory);
+        }
         free(storage);
     }
     free(model->layers);

@@ -2,7 +2,7 @@
  *
  * Why        The forward pass sees one struct whatever the file was: GGUF, safetensors, or random.
  * Ownership  A model owns its maps and whatever it had to convert (norms and biases as F32); views
- *            are valid until destroy.
+ *            are valid until close. A placed model (place.h) owns its memory on the device instead.
  * Threading  Load on one thread; read by all.
  * Units      Elements and tokens.
  * Errors     NOT_FOUND, CORRUPT, UNSUPPORTED (architecture, tensor type, RoPE scaling: by name),
@@ -85,7 +85,7 @@ struct spin_model {
     struct spin_model_config config;
     char name[128];          /* general.name, the folder's name, or "random:<shape>" */
     struct spin_model_id id; /* of architecture, shape and weight bytes (docs/formats.md) */
-    uint64_t weight_bytes;   /* mapped or generated, all tensors */
+    uint64_t weight_bytes;   /* mapped, generated or placed, all tensors */
     struct spin_layer_weights *layers;  /* [config.layers] */
     struct spin_weight embed;           /* [vocab][hidden] */
     struct spin_weight lm_head;         /* [vocab][hidden]; the embedding when tied */

@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "base/file.h"
+#include "kernels/device.h"
 #include "model/format/gguf.h"
 #include "model/format/name.h"
 #include "model/weights/model.h"
@@ -21,6 +22,8 @@ struct spin_model_storage {
     struct spin_arena *arena; /* what had to be converted or copied */
     void *generated;          /* anonymous memory of a random model */
     uint64_t generated_bytes;
+    struct spin_stream *stream; /* of a placed model: borrowed */
+    void *device_memory;        /* of a placed model: all tensors */
 };
 
 /* A tensor of a file: one or two dimensions, the last one contiguous. */
