@@ -41,6 +41,7 @@ struct spin_backend {
 
 struct spin_stream {
     const struct spin_backend *backend;
+    char name[SPIN_DEVICE_NAME_BYTES]; /* NUL-terminated */
 };
 
 /* Zeroed memory of the process: `alignment` is a power of two of at least 64, raised to a huge page

@@ -62,6 +62,11 @@ spin_status spin_device_read(struct spin_stream *stream, void *host, const void 
     return stream->backend->read(stream, host, device, bytes);
 }
 
+const char *spin_device_name(const struct spin_stream *stream)
+{
+    return stream->name;
+}
+
 bool spin_device_is_host(const struct spin_stream *stream)
 {
     return stream->backend->device_is_host;

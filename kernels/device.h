@@ -57,6 +57,10 @@ SPIN_MUST_USE spin_status spin_device_write(struct spin_stream *stream, void *de
 SPIN_MUST_USE spin_status spin_device_read(struct spin_stream *stream, void *host,
                                            const void *device, uint64_t bytes);
 
+#define SPIN_DEVICE_NAME_BYTES 64u
+
+/* What people call it: "CPU", "NVIDIA H200"; as long as the stream lives. */
+const char *spin_device_name(const struct spin_stream *stream);
 /* The host may read and write device memory in place, between operations: so on the CPU. */
 bool spin_device_is_host(const struct spin_stream *stream);
 /* Bytes of device memory that nobody holds, of `*out_total` there are; other processes' share

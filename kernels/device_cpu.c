@@ -230,6 +230,7 @@ spin_status spin_stream_create_cpu(uint32_t threads, struct spin_stream **out,
     }
     memset(stream, 0, sizeof *stream);
     stream->base.backend = &backend;
+    (void)snprintf(stream->base.name, sizeof stream->base.name, "CPU");
     stream->threads = threads;
     stream->isa = spin_isa_detect();
     spin_status status = SPIN_OK;

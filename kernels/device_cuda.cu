@@ -9,6 +9,7 @@
 #include "kernels/device_cuda.cuh"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -457,7 +458,8 @@ static spin_status no_gpu(uint32_t ordinal, cudaError_t error, struct spin_error
                      error == cudaSuccess ? "there is none" : cudaGetErrorString(error));
 }
 
-static spin_status check_gpu(uint32_t ordinal, struct spin_error *err)
+static spin_status check_gpu(uint32_t ordinal, struct cudaDeviceProp *properties,
+                             struct spin_error *err)
 {
     int count = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
@@ -468,23 +470,22 @@ static spin_status check_gpu(uint32_t ordinal, struct spin_error *err)
         return spin_fail(err, SPIN_ERR_INVALID, "GPU %u: this machine has %d, counted from 0",
                          ordinal, count);
     }
-    struct cudaDeviceProp properties;
-    error = cudaGetDeviceProperties(&properties, (int)ordinal);
+    error = cudaGetDeviceProperties(properties, (int)ordinal);
     if (error != cudaSuccess) {
         (void)cudaGetLastError();
         return spin_fail(err, SPIN_ERR_DEVICE_LOST, "GPU %u: %s", ordinal,
                          cudaGetErrorString(error));
     }
-    const int capability = properties.major * 10 + properties.minor;
+    const int capability = properties->major * 10 + properties->minor;
     if (capability < CAPABILITY_MIN) {
         return spin_fail(err, SPIN_ERR_UNSUPPORTED,
-                         "GPU %u, %s, is sm_%d: at least sm_%d is needed", ordinal, properties.name,
-                         capability, CAPABILITY_MIN);
+                         "GPU %u, %s, is sm_%d: at least sm_%d is needed", ordinal,
+                         properties->name, capability, CAPABILITY_MIN);
     }
-    if (!properties.canUseHostPointerForRegisteredMem) {
+    if (!properties->canUseHostPointerForRegisteredMem) {
         return spin_fail(err, SPIN_ERR_UNSUPPORTED,
                          "GPU %u, %s, has other addresses for host memory than the host", ordinal,
-                         properties.name);
+                         properties->name);
     }
     struct cudaFuncAttributes attributes;
     error = cudaSetDevice((int)ordinal);
@@ -495,7 +496,7 @@ static spin_status check_gpu(uint32_t ordinal, struct spin_error *err)
         (void)cudaGetLastError();
         return spin_fail(err, SPIN_ERR_UNSUPPORTED,
                          "GPU %u, %s, is sm_%d: no code of this program runs there: %s", ordinal,
-                         properties.name, capability, cudaGetErrorString(error));
+                         properties->name, capability, cudaGetErrorString(error));
     }
     return SPIN_OK;
 }
@@ -518,13 +519,15 @@ static cudaError_t create_lanes(struct cuda_stream *self)
 spin_status spin_stream_create_cuda(uint32_t ordinal, struct spin_stream **out,
                                     struct spin_error *err)
 {
-    SPIN_TRY(check_gpu(ordinal, err));
+    struct cudaDeviceProp properties;
+    SPIN_TRY(check_gpu(ordinal, &properties, err));
     struct cuda_stream *self = (struct cuda_stream *)calloc(1, sizeof *self);
     if (self == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "stream: %zu bytes", sizeof *self);
     }
     self->base.backend = &spin_backend_cuda;
     self->ordinal = (int)ordinal;
+    (void)snprintf(self->base.name, sizeof self->base.name, "%s", properties.name);
     spin_status status = SPIN_OK;
     const cudaError_t error = create_lanes(self);
     if (error != cudaSuccess) {

@@ -174,6 +174,7 @@ static void test_what_a_cpu_stream_is(void **state)
 {
     (void)state;
     struct spin_stream *stream = spin_test_stream(1);
+    assert_string_equal(spin_device_name(stream), "CPU");
     assert_true(spin_device_is_host(stream));
     assert_false(spin_stream_records(stream));
     spin_graph_destroy(stream, NULL);

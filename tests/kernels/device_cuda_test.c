@@ -11,6 +11,7 @@ static void test_a_stream_or_a_sentence(void **state)
     const spin_status status = spin_stream_create_cuda(0, &stream, &err);
     if (status == SPIN_OK) {
         assert_int_equal(spin_stream_sync(stream, SPIN_NS_PER_S), SPIN_OK);
+        assert_string_not_equal(spin_device_name(stream), "");
         spin_stream_destroy(stream);
         return;
     }
