@@ -94,7 +94,9 @@ static __device__ __forceinline__ void copy(const struct job *job, uint32_t row,
         copy_piece(spin_kv_slot_bytes(view, miss.slot), frame, piece * PIECE, job->page_bytes);
     } else {
         const struct spin_kv_range range = job->ranges[i];
-        const uint32_t slot = job->lists.slots[list + range.entry + index];
+        const uint32_t entry =
+            spin_kv_list_entry(view, &job->batch, &job->lists, row, range.first + index);
+        const uint32_t slot = job->lists.slots[list + entry];
         copy_piece(spin_kv_frame_bytes(view, sequence, job->batch.layer, head, range.first + index),
                    spin_kv_slot_bytes(view, slot), piece * PIECE, job->page_bytes);
     }

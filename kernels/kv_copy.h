@@ -3,8 +3,10 @@
  * Why        Page bytes are the same in both tiers, so both are pure copies of whole pages; one
  *            kernel serves every algorithm (SPIN table 1).
  * Formula    gather: for every miss of every row: slot <- frame, or zeros where fresh. offload: for
- *            every row of sequence i: frame of page ranges[i].first + j <- slot of list entry
- *            ranges[i].entry + j.
+ *            every row of sequence i: frame of page ranges[i].first + j <- slot of the list entry
+ *            that holds it (spin_kv_list_entry).
+ * Limits     The pages of a range are on the lists of their rows, and so is every later one up to
+ *            the newest (asserted by the processors' versions).
  * Numerics   Bit-exact.
  * Execution  Asynchronous on `stream`; no allocation.
  * Invariance Row-invariant: yes. */
@@ -24,7 +26,7 @@ struct spin_kv_gather_args {
 struct spin_kv_offload_args {
     const struct spin_kv_view *view; /* in: pool; out: host */
     struct spin_kv_batch batch;
-    struct spin_kv_lists lists;         /* in: slots */
+    struct spin_kv_lists lists;         /* in: slots, visible; _ref, _cpu: pages */
     const struct spin_kv_range *ranges; /* [batch.count] */
 };
 

@@ -1,5 +1,5 @@
-#include "kernels/kernels_internal.h"
 #include "kernels/kv_copy.h"
+#include "kernels/kv_row.h"
 
 #include <string.h>
 
@@ -75,7 +75,7 @@ static void offload_row(const struct spin_kv_offload_args *args, uint64_t row,
     const uint64_t i = row / view->layout.kv_heads;
     const uint32_t head = (uint32_t)(row % view->layout.kv_heads);
     const struct spin_kv_range *range = &args->ranges[i];
-    const uint32_t *slots = args->lists.slots + row * args->lists.stride + range->entry;
+    const uint32_t *slots = spin_kv_range_slots(view, &args->batch, &args->lists, range, row);
     for (uint64_t j = pages.begin; j < pages.end; j++) {
         memcpy(spin_kv_frame_bytes(view, args->batch.sequence[i], args->batch.layer, head,
                                    range->first + (uint32_t)j),

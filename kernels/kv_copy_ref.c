@@ -1,6 +1,6 @@
 #include "kernels/kv_copy.h"
 
-#include "kernels/kernels_internal.h"
+#include "kernels/kv_row.h"
 
 #include <string.h>
 
@@ -37,11 +37,12 @@ spin_status spin_kv_offload_ref(const struct spin_kv_offload_args *args, struct 
     for (uint32_t i = 0; i < args->batch.count; i++) {
         for (uint32_t head = 0; head < view->layout.kv_heads; head++) {
             const uint64_t row = (uint64_t)i * view->layout.kv_heads + head;
-            const uint32_t *slots = args->lists.slots + row * args->lists.stride;
+            const uint32_t *slots =
+                spin_kv_range_slots(view, &args->batch, &args->lists, &args->ranges[i], row);
             for (uint32_t j = 0; j < args->ranges[i].count; j++) {
                 memcpy(spin_kv_frame_bytes(view, args->batch.sequence[i], args->batch.layer, head,
                                            args->ranges[i].first + j),
-                       spin_kv_slot_bytes(view, slots[args->ranges[i].entry + j]), page_bytes);
+                       spin_kv_slot_bytes(view, slots[j]), page_bytes);
             }
         }
     }

@@ -114,7 +114,11 @@ __global__ __launch_bounds__(THREADS) void index_rows(const __grid_constant__ st
         const uint32_t s = (uint32_t)(row / view.layout.kv_heads);
         const uint32_t head = (uint32_t)(row % view.layout.kv_heads);
         const struct spin_kv_range range = p.ranges[s];
-        const uint32_t *slots = p.lists.slots + row * p.lists.stride + range.entry;
+        if (range.count == 0) {
+            continue;
+        }
+        const uint32_t entry = spin_kv_list_entry(&view, &p.batch, &p.lists, row, range.first);
+        const uint32_t *slots = p.lists.slots + row * p.lists.stride + entry;
         const uint32_t tasks = range.count / partition_pages * vectors;
         for (uint32_t i = blockIdx.x * THREADS + threadIdx.x; i < tasks; i += gridDim.x * THREADS) {
             const uint32_t partition = i / vectors;

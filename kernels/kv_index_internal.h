@@ -6,8 +6,8 @@
  * Units      Tasks of a sequence: row after row, partitions ascending. */
 #pragma once
 
-#include "kernels/kernels_internal.h"
 #include "kernels/kv_index.h"
+#include "kernels/kv_row.h"
 
 SPIN_BEGIN_DECLS
 
@@ -34,7 +34,7 @@ static inline struct spin_index_task spin_index_task(const struct spin_kv_index_
     const uint64_t place = index % partitions;
     const uint64_t row = (uint64_t)sequence * view->layout.kv_heads + head;
     const struct spin_index_task task = {
-        args->lists.slots + row * args->lists.stride + range->entry + place * partition_pages,
+        spin_kv_range_slots(view, &args->batch, &args->lists, range, row) + place * partition_pages,
         (uint16_t *)(void *)spin_kv_summary(view, args->batch.sequence[sequence], args->batch.layer,
                                             head,
                                             range->first / partition_pages + (uint32_t)place)};
@@ -68,7 +68,6 @@ static inline void spin_index_check(const struct spin_kv_index_args *args)
         const uint32_t partition_pages = view->partition_tokens / view->page_tokens;
         SPIN_ASSERT_EQ(args->ranges[s].first % partition_pages, 0);
         SPIN_ASSERT_EQ(args->ranges[s].count % partition_pages, 0);
-        SPIN_ASSERT_LE(args->ranges[s].entry + args->ranges[s].count, args->lists.stride);
     }
 }
 

@@ -140,6 +140,25 @@ void spin_kv_row_check(const struct spin_kv_row *row, enum spin_kv_replacement r
 bool spin_kv_resolve_holds(const struct spin_kv_row *row, const struct spin_kv_row_list *list,
                            enum spin_kv_replacement replacement);
 
+/* Slots of the pages of `range`, which are on the list of batch row `index` (asserted: it ascends and
+ * ends with the newest token's page, so the first one vouches for those behind it). */
+static inline const uint32_t *spin_kv_range_slots(const struct spin_kv_view *view,
+                                                  const struct spin_kv_batch *batch,
+                                                  const struct spin_kv_lists *lists,
+                                                  const struct spin_kv_range *range, uint64_t index)
+{
+    const uint64_t start = index * lists->stride;
+    if (range->count == 0) {
+        return lists->slots + start;
+    }
+    const uint32_t entry = spin_kv_list_entry(view, batch, lists, index, range->first);
+    const uint32_t entries = (lists->visible[index] - 1) / view->page_tokens + 1;
+    SPIN_ASSERT_LE(entries, lists->stride);
+    SPIN_ASSERT_LE((uint64_t)entry + range->count, entries);
+    SPIN_ASSERT_EQ(lists->pages[start + entry], range->first);
+    return lists->slots + start + entry;
+}
+
 /* Assert the limits that the headers state. */
 void spin_kv_view_check(const struct spin_kv_view *view, enum spin_kv_replacement replacement);
 void spin_kv_resize_check(const struct spin_kv_resize_args *args,

@@ -60,10 +60,11 @@ struct spin_kv_view {
     uint32_t slabs_max;        /* of a row; groups of a layer */
     uint32_t directory_max;    /* of a row: leaves that cover the longest sequence */
     uint32_t blocks_max;       /* of a sequence */
+    uint32_t frame_blocks;     /* of `host`; block b's frames lie in block b % frame_blocks there */
     uint32_t bucket_shift;     /* bucketed: a bucket is 1 << bucket_shift steps */
 
     uint8_t *pool;      /* HBM: [slots][page bytes] */
-    uint8_t *host;      /* host: [blocks][block bytes], the canonical layout of a block */
+    uint8_t *host;      /* host: [frame_blocks][block bytes], the canonical layout of a block */
     uint8_t *summaries; /* HBM: [blocks][layers][kv_heads][partitions of a block][summary_bytes] */
 
     /* Written by the host, read by operations. */
@@ -106,17 +107,15 @@ struct spin_kv_lists {
     uint16_t *pages;             /* out of kv_select */
     uint32_t *page_count;        /* out of kv_select */
     uint32_t *slots;             /* out of kv_resolve: pool slots, in the order of pages */
-    uint32_t *visible;           /* out of kv_resolve: list tokens, for attention */
+    uint32_t *visible;           /* out of kv_resolve: list tokens, for attention; as many pages */
     struct spin_kv_miss *misses; /* out of kv_resolve, in the order of pages */
     uint32_t *miss_count;        /* out of kv_resolve */
 };
 
-/* Pages [first, first + count) of each row of a sequence; on the rows' lists they stand from entry
- * `entry` on. */
+/* Pages [first, first + count) of each row of a sequence. */
 struct spin_kv_range {
     uint32_t first;
     uint32_t count;
-    uint32_t entry;
 };
 
 SPIN_INLINE uint32_t spin_kv_rows(const struct spin_kv_view *view)
@@ -157,6 +156,18 @@ SPIN_INLINE uint8_t *spin_kv_slot_bytes(const struct spin_kv_view *view, uint32_
     return view->pool + pool_slot * spin_page_bytes(&view->layout, view->page_tokens);
 }
 
+/* Where page `page` stands on the list of batch row `row`. A list ascends and ends with the newest
+ * token's page: so do, backwards from there, the pages that the batch has just completed. */
+SPIN_INLINE uint32_t spin_kv_list_entry(const struct spin_kv_view *view,
+                                        const struct spin_kv_batch *batch,
+                                        const struct spin_kv_lists *lists, uint64_t row,
+                                        uint32_t page)
+{
+    const uint32_t newest = (batch->tokens[row / view->layout.kv_heads] - 1) / view->page_tokens;
+    const uint32_t last = (lists->visible[row] - 1) / view->page_tokens;
+    return last - (newest - page);
+}
+
 /* The frame of page `page` of (layer, head) of a sequence: CPU page table, then arithmetic. */
 SPIN_INLINE uint8_t *spin_kv_frame_bytes(const struct spin_kv_view *view, uint32_t sequence,
                                          uint32_t layer, uint32_t head, uint32_t page)
@@ -164,7 +175,7 @@ SPIN_INLINE uint8_t *spin_kv_frame_bytes(const struct spin_kv_view *view, uint32
     const uint32_t pages = SPIN_BLOCK_TOKENS / view->page_tokens;
     const uint64_t block = view->blocks[(uint64_t)sequence * view->blocks_max + page / pages];
     const uint64_t row = (uint64_t)layer * view->layout.kv_heads + head;
-    return view->host + block * spin_block_bytes(&view->layout) +
+    return view->host + block % view->frame_blocks * spin_block_bytes(&view->layout) +
            (row * pages + page % pages) * spin_page_bytes(&view->layout, view->page_tokens);
 }
 

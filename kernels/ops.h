@@ -12,6 +12,7 @@
 #include "kernels/kv_append.h"
 #include "kernels/kv_copy.h"
 #include "kernels/kv_index.h"
+#include "kernels/kv_list.h"
 #include "kernels/kv_resize.h"
 #include "kernels/kv_resolve.h"
 #include "kernels/kv_select.h"
@@ -50,6 +51,7 @@ struct spin_ops {
                                                     struct spin_stream *stream);
     spin_status (*kv_resize[SPIN_KV_REPLACEMENTS])(const struct spin_kv_resize_args *args,
                                                    struct spin_stream *stream);
+    spin_status (*kv_list)(const struct spin_kv_list_args *args, struct spin_stream *stream);
 
     uint64_t (*matmul_workspace_bytes)(const struct spin_matmul_args *args);
     uint64_t (*attention_workspace_bytes)(const struct spin_attention_args *args);

@@ -23,6 +23,7 @@ const struct spin_ops spin_ops_cpu = {
                    [SPIN_KV_BUCKETED] = spin_kv_resolve_bucketed_cpu},
     .kv_resize = {[SPIN_KV_SLOT_LRU] = spin_kv_resize_slot_lru_cpu,
                   [SPIN_KV_BUCKETED] = spin_kv_resize_bucketed_cpu},
+    .kv_list = spin_kv_list_cpu,
     .matmul_workspace_bytes = spin_matmul_workspace_bytes,
     .attention_workspace_bytes = spin_attention_workspace_bytes,
     .kv_select_workspace_bytes = spin_kv_select_workspace_bytes,

@@ -21,6 +21,7 @@ const struct spin_ops spin_ops_cuda = {
                    [SPIN_KV_BUCKETED] = spin_kv_resolve_bucketed_cuda},
     .kv_resize = {[SPIN_KV_SLOT_LRU] = spin_kv_resize_slot_lru_cuda,
                   [SPIN_KV_BUCKETED] = spin_kv_resize_bucketed_cuda},
+    .kv_list = spin_kv_list_cuda,
     .matmul_workspace_bytes = spin_matmul_workspace_bytes_cuda,
     .attention_workspace_bytes = spin_attention_workspace_bytes_cuda,
     .kv_select_workspace_bytes = spin_kv_select_workspace_bytes,

@@ -21,6 +21,7 @@ const struct spin_ops spin_ops_ref = {
                    [SPIN_KV_BUCKETED] = spin_kv_resolve_bucketed_ref},
     .kv_resize = {[SPIN_KV_SLOT_LRU] = spin_kv_resize_slot_lru_ref,
                   [SPIN_KV_BUCKETED] = spin_kv_resize_bucketed_ref},
+    .kv_list = spin_kv_list_ref,
     .matmul_workspace_bytes = spin_matmul_workspace_bytes,
     .attention_workspace_bytes = spin_attention_workspace_bytes,
     .kv_select_workspace_bytes = spin_kv_select_workspace_bytes,

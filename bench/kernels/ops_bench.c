@@ -444,21 +444,28 @@ static void bench_index(struct bench *bench, const char *name, enum spin_summary
     struct kv_case c = {0};
     setup_kv(bench, &c, 1, summary);
     uint32_t *slots = allocate(bench, (uint64_t)KV_HEADS * pages * sizeof *slots);
+    uint16_t *numbers = allocate(bench, (uint64_t)KV_HEADS * pages * sizeof *numbers);
+    uint32_t visible[KV_HEADS];
     for (uint32_t i = 0; i < KV_HEADS * pages; i++) {
         slots[i] = i;
+        numbers[i] = (uint16_t)(i % pages);
+        visible[i / pages] = pages * SPIN_TILE_TOKENS;
     }
-    c.ranges[0] = (struct spin_kv_range){0, pages, 0};
-    c.index = (struct spin_kv_index_args){.view = &c.view,
-                                          .batch = c.batch,
-                                          .lists = {.stride = pages, .slots = slots},
-                                          .summary = summary,
-                                          .ranges = c.ranges};
+    c.tokens[0] = pages * SPIN_TILE_TOKENS;
+    c.ranges[0] = (struct spin_kv_range){0, pages};
+    c.index = (struct spin_kv_index_args){
+        .view = &c.view,
+        .batch = c.batch,
+        .lists = {.stride = pages, .pages = numbers, .slots = slots, .visible = visible},
+        .summary = summary,
+        .ranges = c.ranges};
     c.view.pool = allocate(bench, (uint64_t)KV_HEADS * pages * spin_page_bytes(&c.view.layout, 8));
     const struct timing timing = measure(bench, call_index, &c);
     const double keys = 512.0 * KV_HEADS * HEAD_DIM;
     report(bench, name, timing, keys * 2, keys);
     spin_device_free(bench->stream, c.view.pool);
     spin_device_free(bench->stream, slots);
+    spin_device_free(bench->stream, numbers);
     spin_device_free(bench->stream, c.view.summaries);
 }
 

@@ -113,6 +113,8 @@ static spin_status size_up(struct spin_kv *kv, struct spin_error *err)
     }
     kv->slabs = (uint32_t)slabs;
     kv->blocks = (uint32_t)blocks;
+    kv->view.frame_blocks =
+        config->frame_blocks == 0 ? kv->blocks : SPIN_MIN(config->frame_blocks, kv->blocks);
     return SPIN_OK;
 }
 
@@ -123,6 +125,7 @@ struct taker {
     struct spin_stream *stream;
     struct spin_error *err;
     spin_status status;
+    bool of_host; /* spin_host_alloc, not spin_device_alloc */
 };
 
 static void *take_array(struct taker *taker, uint64_t count, uint64_t element_bytes)
@@ -137,7 +140,8 @@ static void *take_array(struct taker *taker, uint64_t count, uint64_t element_by
                                   "KV manager: a table of %" PRIu64 " entries", count);
         return NULL;
     }
-    taker->status = spin_device_alloc(taker->stream, bytes, &memory, taker->err);
+    taker->status = taker->of_host ? spin_host_alloc(taker->stream, bytes, &memory, taker->err)
+                                   : spin_device_alloc(taker->stream, bytes, &memory, taker->err);
     return taker->status == SPIN_OK ? memory : NULL;
 }
 
@@ -145,8 +149,9 @@ static spin_status alloc_tiers(struct spin_kv *kv, struct spin_error *err)
 {
     struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
     kv->view.pool = take_array(&taker, (uint64_t)kv->slabs * SPIN_SLAB_SLOTS, kv->page_bytes);
-    kv->view.host = take_array(&taker, kv->blocks, kv->block_bytes);
     kv->view.summaries = take_array(&taker, kv->blocks, kv->summary_bytes);
+    taker.of_host = true;
+    kv->view.host = take_array(&taker, kv->view.frame_blocks, kv->block_bytes);
     return taker.status;
 }
 
@@ -194,16 +199,30 @@ static spin_status alloc_lists(struct spin_kv *kv, struct spin_error *err)
     lists->misses = take_array(&taker, entries, sizeof *lists->misses);
     lists->miss_count = take_array(&taker, rows, sizeof *lists->miss_count);
     kv->row_offset = take_array(&taker, rows, sizeof *kv->row_offset);
-    kv->batch_sequence = take_array(&taker, sequences, sizeof *kv->batch_sequence);
-    kv->batch_tokens = take_array(&taker, sequences, sizeof *kv->batch_tokens);
-    kv->batch_step = take_array(&taker, sequences, sizeof *kv->batch_step);
-    kv->sealed = take_array(&taker, sequences, sizeof *kv->sealed);
-    kv->offloaded = take_array(&taker, sequences, sizeof *kv->offloaded);
     SPIN_TRY(taker.status);
-    for (uint64_t row = 0; row < rows; row++) {
-        kv->row_offset[row] = row * lists->stride;
+    uint64_t *offsets = calloc(rows, sizeof *offsets);
+    if (offsets == NULL) {
+        return spin_fail(err, SPIN_ERR_NO_MEMORY, "KV manager: lists of %" PRIu64 " rows", rows);
     }
-    return SPIN_OK;
+    for (uint64_t row = 0; row < rows; row++) {
+        offsets[row] = row * lists->stride;
+    }
+    const spin_status status =
+        spin_device_write(kv->stream, kv->row_offset, offsets, rows * sizeof *offsets);
+    free(offsets);
+    return status;
+}
+
+static spin_status alloc_inputs(struct spin_kv *kv, struct spin_error *err)
+{
+    const uint32_t sequences = kv->config.sequences_max;
+    const uint64_t bytes = spin_kv_inputs_bytes(sequences);
+    struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
+    kv->inputs = spin_kv_inputs_at(take_array(&taker, bytes, 1), sequences);
+    kv->one = spin_kv_inputs_at(take_array(&taker, spin_kv_inputs_bytes(1), 1), 1);
+    taker.of_host = true;
+    kv->staged = spin_kv_inputs_at(take_array(&taker, bytes, 1), sequences);
+    return taker.status;
 }
 
 static spin_status alloc_control(struct spin_kv *kv, struct spin_error *err)
@@ -219,14 +238,15 @@ static spin_status alloc_control(struct spin_kv *kv, struct spin_error *err)
     kv->sequences = calloc(sequences, sizeof *kv->sequences);
     kv->working_set = calloc(layers, sizeof *kv->working_set);
     kv->layer_tokens = calloc(layers, sizeof *kv->layer_tokens);
+    kv->one_staged = spin_kv_inputs_at(calloc(1, spin_kv_inputs_bytes(1)), 1);
     kv->check_pages = calloc(kv->pages_max, sizeof *kv->check_pages);
     kv->check_slots =
         calloc((uint64_t)kv->view.slabs_max * SPIN_SLAB_SLOTS, sizeof *kv->check_slots);
     kv->check_marks = calloc(SPIN_MAX(kv->slabs, kv->blocks), 1);
     if (kv->free_blocks == NULL || kv->block_holder == NULL || kv->free_groups == NULL ||
         kv->group_owner == NULL || kv->free_sequences == NULL || kv->sequences == NULL ||
-        kv->working_set == NULL || kv->layer_tokens == NULL || kv->check_pages == NULL ||
-        kv->check_slots == NULL || kv->check_marks == NULL) {
+        kv->working_set == NULL || kv->layer_tokens == NULL || kv->one_staged.sequence == NULL ||
+        kv->check_pages == NULL || kv->check_slots == NULL || kv->check_marks == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "KV manager: %u slabs, %u blocks, %u sequences",
                          kv->slabs, kv->blocks, sequences);
     }
@@ -267,6 +287,7 @@ spin_status spin_kv_create(const struct spin_kv_config *config, struct spin_stre
     SPIN_TRY_GOTO(status, alloc_tiers(kv, err), fail);
     SPIN_TRY_GOTO(status, alloc_tables(kv, err), fail);
     SPIN_TRY_GOTO(status, alloc_lists(kv, err), fail);
+    SPIN_TRY_GOTO(status, alloc_inputs(kv, err), fail);
     *out = kv;
     return SPIN_OK;
 fail:
@@ -277,17 +298,18 @@ fail:
 static void free_device(struct spin_kv *kv)
 {
     void *const memory[] = {
-        kv->view.pool,      kv->view.host,    kv->view.summaries,   kv->residency,
-        kv->slab_list,      kv->slab_count,   kv->block_list,       kv->view.slot_page,
-        kv->view.stamp,     kv->view.leaf,    kv->view.directory,   kv->view.leaf_free,
-        kv->view.counters,  kv->lists.pages,  kv->lists.page_count, kv->lists.slots,
-        kv->lists.visible,  kv->lists.misses, kv->lists.miss_count, kv->row_offset,
-        kv->batch_sequence, kv->batch_tokens, kv->batch_step,       kv->sealed,
-        kv->offloaded,
+        kv->view.pool,    kv->view.summaries, kv->residency,        kv->slab_list,
+        kv->slab_count,   kv->block_list,     kv->view.slot_page,   kv->view.stamp,
+        kv->view.leaf,    kv->view.directory, kv->view.leaf_free,   kv->view.counters,
+        kv->lists.pages,  kv->lists.slots,    kv->lists.page_count, kv->lists.visible,
+        kv->lists.misses, kv->row_offset,     kv->lists.miss_count, kv->inputs.sequence,
+        kv->one.sequence,
     };
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(memory); i++) {
         spin_device_free(kv->stream, memory[i]);
     }
+    spin_host_free(kv->stream, kv->view.host);
+    spin_host_free(kv->stream, kv->staged.sequence);
 }
 
 void spin_kv_destroy(struct spin_kv *kv)
@@ -305,6 +327,7 @@ void spin_kv_destroy(struct spin_kv *kv)
     free(kv->sequences);
     free(kv->working_set);
     free(kv->layer_tokens);
+    free(kv->one_staged.sequence);
     free(kv->check_pages);
     free(kv->check_slots);
     free(kv->check_marks);
@@ -348,7 +371,7 @@ void spin_kv_close(struct spin_kv *kv, spin_kv_seq seq)
 {
     struct spin_kv_sequence *sequence = spin_kv_sequence_of(kv, seq);
     for (uint32_t i = 0; kv->pass != SPIN_KV_PASS_NONE && i < kv->pass_count; i++) {
-        if (kv->batch_sequence[i] == seq.v) {
+        if (kv->staged.sequence[i] == seq.v) {
             kv->pass = SPIN_KV_PASS_NONE; /* an operation failed: nobody ends this pass */
         }
     }
@@ -370,5 +393,6 @@ const struct spin_kv_budget *spin_kv_get_budget(const struct spin_kv *kv)
 
 void spin_kv_set_poison(struct spin_kv *kv, bool on)
 {
+    SPIN_ASSERT_EQ(kv->view.frame_blocks, kv->blocks); /* frames are nobody's but the block's */
     kv->poison = on;
 }

@@ -64,6 +64,9 @@ struct spin_kv_config {
     uint32_t summary_bytes; /* of a partition of a row; 0: the algorithm keeps none */
     enum spin_kv_replacement replacement;
     uint32_t bucket_shift;
+    /* Benches: the host tier has room for so many blocks, and block b's frames lie in block
+     * b % frame_blocks of it. 0: one place for each block. */
+    uint32_t frame_blocks;
     /* Nobody is RESIDENT: prompts go through the arena, all pages of a step through the tables, so
      * that Retrieve has work to do where everything would fit (--sparse-verify). */
     bool buffered;
@@ -90,6 +93,9 @@ SPIN_MUST_USE spin_status spin_kv_reserve(struct spin_kv *kv, spin_kv_seq seq, u
  * the host already (a suspended sequence). Reserved before. */
 SPIN_MUST_USE spin_status spin_kv_activate(struct spin_kv *kv, spin_kv_seq seq, uint32_t tokens,
                                            uint32_t written);
+/* The first `tokens` tokens of a sequence without slots are on the host: somebody else, a transfer
+ * or a bench, wrote their frames and summaries. Reserved before; activated with as many `written`. */
+void spin_kv_adopt(struct spin_kv *kv, spin_kv_seq seq, uint32_t tokens);
 /* Forgets its slots; open pages are written to the host first. It is activated before its next
  * pass. */
 SPIN_MUST_USE spin_status spin_kv_suspend(struct spin_kv *kv, spin_kv_seq seq);
@@ -117,19 +123,33 @@ SPIN_MUST_USE spin_status spin_kv_prefill_begin(struct spin_kv *kv, spin_kv_seq 
 /* Of the pass at hand: what operations take. Valid until the next pass. */
 const struct spin_kv_view *spin_kv_get_view(const struct spin_kv *kv);
 struct spin_kv_batch spin_kv_get_batch(const struct spin_kv *kv, uint32_t layer);
+/* The same in host memory, for whoever plans the pass. */
+struct spin_kv_batch spin_kv_get_host_batch(const struct spin_kv *kv, uint32_t layer);
 struct spin_kv_lists spin_kv_get_lists(const struct spin_kv *kv);
 
 /* Retrieve: resolves the pages that Select put into the lists, gathers what is missing. */
 SPIN_MUST_USE spin_status spin_kv_retrieve(struct spin_kv *kv, uint32_t layer,
                                            struct spin_page_lists *out);
-/* The whole partitions that this pass completed, by sequence of the batch; their pages are on the
- * lists. Returns how many pages in all: 0, nothing to index. */
+/* The whole partitions that this pass completes, by sequence of the batch: device memory. Their
+ * pages are on the lists. Returns how many pages in all: 0, nothing to index. */
 uint32_t spin_kv_sealed(const struct spin_kv *kv, const struct spin_kv_range **out);
 /* Offload: pages that this pass completed go to the host; a prefill unit's last page too, whole or
  * not. After Index: what is on the host is indexed. */
 SPIN_MUST_USE spin_status spin_kv_offload(struct spin_kv *kv, uint32_t layer);
 /* Counters of the step are summed up; budgets follow the working sets (every 12 steps). */
 SPIN_MUST_USE spin_status spin_kv_step_end(struct spin_kv *kv);
+
+/* --- a step as a recording ---
+ *
+ * What the calls of a step's layers submit depends on its count of sequences and on its work alone;
+ * numbers, lengths and ranges are read from memory that spin_kv_step_begin has written. */
+
+#define SPIN_KV_WORK_INDEX 1u   /* a partition is completed: Index runs */
+#define SPIN_KV_WORK_OFFLOAD 2u /* a page is */
+/* Of the step that has begun. */
+uint32_t spin_kv_step_work(const struct spin_kv *kv);
+/* Instead of all layers' calls, when a recording of them was launched: books what those would. */
+void spin_kv_step_recorded(struct spin_kv *kv);
 
 /* --- numbers --- */
 

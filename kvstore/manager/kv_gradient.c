@@ -276,6 +276,19 @@ spin_status spin_kv_activate(struct spin_kv *kv, spin_kv_seq seq, uint32_t token
     return fits ? become_resident(kv, seq.v, full) : become_buffered(kv, seq.v);
 }
 
+void spin_kv_adopt(struct spin_kv *kv, spin_kv_seq seq, uint32_t tokens)
+{
+    struct spin_kv_sequence *sequence = spin_kv_sequence_of(kv, seq);
+    SPIN_ASSERT_EQ(sequence->phase, SPIN_KV_IDLE);
+    SPIN_ASSERT_GE(tokens, sequence->tokens);
+    SPIN_ASSERT_LE(tokens, kv->config.tokens_max);
+    SPIN_ASSERT_LE(spin_kv_blocks_for(tokens), sequence->blocks);
+    sequence->tokens = tokens;
+    for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
+        *spin_kv_layer_tokens_of(kv, seq.v, layer) = tokens;
+    }
+}
+
 spin_status spin_kv_suspend(struct spin_kv *kv, spin_kv_seq seq)
 {
     struct spin_kv_sequence *sequence = spin_kv_sequence_of(kv, seq);

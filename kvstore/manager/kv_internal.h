@@ -50,6 +50,15 @@ struct spin_kv_sequence {
     uint64_t evictions;
 };
 
+/* What the operations of a pass read, of `count` sequences: one block of memory. */
+struct spin_kv_inputs {
+    uint32_t *sequence;
+    uint32_t *tokens;
+    uint32_t *step;
+    struct spin_kv_range *sealed;
+    struct spin_kv_range *offloaded;
+};
+
 enum spin_kv_pass { SPIN_KV_PASS_NONE, SPIN_KV_PASS_STEP, SPIN_KV_PASS_PREFILL };
 
 struct spin_kv {
@@ -90,19 +99,19 @@ struct spin_kv {
     uint32_t *slab_count;
     uint32_t *block_list;
 
-    /* Of the pass at hand; device memory. */
+    /* Of the pass at hand. */
     enum spin_kv_pass pass;
     uint64_t plan; /* number of the last step_begin */
     uint32_t pass_count;
-    uint32_t pass_layer;      /* the ranges and lists are this layer's, or LAYER_NONE */
-    uint32_t *batch_sequence; /* [sequences_max] */
-    uint32_t *batch_tokens;   /* [sequences_max] */
-    uint32_t *batch_step;     /* [sequences_max] */
-    struct spin_kv_lists lists;
-    uint64_t *row_offset;            /* [sequences_max * kv_heads]: row * stride */
-    struct spin_kv_range *sealed;    /* [sequences_max] */
-    struct spin_kv_range *offloaded; /* [sequences_max] */
-    uint32_t sealed_pages;           /* of a row, all sequences */
+    uint32_t pass_layer;              /* the lists are this layer's, or LAYER_NONE */
+    uint32_t sealed_pages;            /* of a row, all sequences */
+    uint32_t offloaded_pages;         /* of a row, all sequences */
+    struct spin_kv_inputs staged;     /* host memory, [sequences_max]; copied when a pass begins */
+    struct spin_kv_inputs inputs;     /* device memory, [sequences_max] */
+    struct spin_kv_inputs one;        /* device memory, [1]: of a sequence between passes */
+    struct spin_kv_inputs one_staged; /* host memory that copies wait for, [1] */
+    struct spin_kv_lists lists;       /* device memory */
+    uint64_t *row_offset;             /* device memory, [sequences_max * kv_heads]: row * stride */
 
     /* spin_kv_check's scratch. */
     uint16_t *check_pages; /* [pages_max] */
@@ -192,6 +201,9 @@ SPIN_MUST_USE spin_status spin_kv_follow(struct spin_kv *kv, uint32_t seq);
 
 /* --- kv_pass.c --- */
 
+/* Bytes of the block, and where its parts lie. */
+uint64_t spin_kv_inputs_bytes(uint32_t sequences);
+struct spin_kv_inputs spin_kv_inputs_at(void *memory, uint32_t sequences);
 /* Pages [0, pages) of a layer: from their frames into the slots of `slot_layer`'s rows. */
 SPIN_MUST_USE spin_status spin_kv_read_back(struct spin_kv *kv, uint32_t seq, uint32_t layer,
                                             uint32_t slot_layer, uint32_t pages);

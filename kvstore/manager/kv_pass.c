@@ -10,15 +10,28 @@ const struct spin_kv_view *spin_kv_get_view(const struct spin_kv *kv)
     return &kv->view;
 }
 
+static struct spin_kv_batch batch_of(const struct spin_kv_inputs *inputs, uint32_t layer,
+                                     uint32_t count)
+{
+    return (struct spin_kv_batch){.layer = layer,
+                                  .count = count,
+                                  .sequence = inputs->sequence,
+                                  .tokens = inputs->tokens,
+                                  .step = inputs->step};
+}
+
 struct spin_kv_batch spin_kv_get_batch(const struct spin_kv *kv, uint32_t layer)
 {
     SPIN_ASSERT_THREAD(&kv->owner);
     SPIN_ASSERT_LT(layer, kv->config.layout.layers);
-    return (struct spin_kv_batch){.layer = layer,
-                                  .count = kv->pass_count,
-                                  .sequence = kv->batch_sequence,
-                                  .tokens = kv->batch_tokens,
-                                  .step = kv->batch_step};
+    return batch_of(&kv->inputs, layer, kv->pass_count);
+}
+
+struct spin_kv_batch spin_kv_get_host_batch(const struct spin_kv *kv, uint32_t layer)
+{
+    SPIN_ASSERT_THREAD(&kv->owner);
+    SPIN_ASSERT_LT(layer, kv->config.layout.layers);
+    return batch_of(&kv->staged, layer, kv->pass_count);
 }
 
 struct spin_kv_lists spin_kv_get_lists(const struct spin_kv *kv)
@@ -37,55 +50,90 @@ static struct spin_page_lists page_lists(const struct spin_kv *kv)
                                     .page_tokens = kv->config.page_tokens};
 }
 
-static void put_in_batch(struct spin_kv *kv, uint32_t index, uint32_t seq, uint32_t tokens)
+/* --- what a pass reads --- */
+
+uint64_t spin_kv_inputs_bytes(uint32_t sequences)
 {
-    kv->batch_sequence[index] = seq;
-    kv->batch_tokens[index] = tokens;
-    kv->batch_step[index] = kv->sequences[seq].steps;
-    kv->sealed[index] = (struct spin_kv_range){0};
-    kv->offloaded[index] = (struct spin_kv_range){0};
+    return (uint64_t)sequences * (3 * sizeof(uint32_t) + 2 * sizeof(struct spin_kv_range));
 }
 
-static void begin_pass(struct spin_kv *kv, enum spin_kv_pass pass, uint32_t count)
+struct spin_kv_inputs spin_kv_inputs_at(void *memory, uint32_t sequences)
 {
+    uint32_t *words = memory;
+    if (words == NULL) {
+        return (struct spin_kv_inputs){0};
+    }
+    struct spin_kv_range *ranges = (struct spin_kv_range *)(words + (uint64_t)3 * sequences);
+    return (struct spin_kv_inputs){.sequence = words,
+                                   .tokens = words + sequences,
+                                   .step = words + (uint64_t)2 * sequences,
+                                   .sealed = ranges,
+                                   .offloaded = ranges + sequences};
+}
+
+static void stage(struct spin_kv *kv, struct spin_kv_inputs *inputs, uint32_t index, uint32_t seq,
+                  uint32_t tokens)
+{
+    inputs->sequence[index] = seq;
+    inputs->tokens[index] = tokens;
+    inputs->step[index] = kv->sequences[seq].steps;
+    inputs->sealed[index] = (struct spin_kv_range){0};
+    inputs->offloaded[index] = (struct spin_kv_range){0};
+}
+
+/* What was staged becomes the pass at hand. */
+static spin_status begin_pass(struct spin_kv *kv, enum spin_kv_pass pass, uint32_t count)
+{
+    SPIN_TRY(spin_device_write(kv->stream, kv->inputs.sequence, kv->staged.sequence,
+                               spin_kv_inputs_bytes(kv->config.sequences_max)));
     kv->pass = pass;
     kv->pass_count = count;
     kv->pass_layer = SPIN_KV_LAYER_NONE;
     kv->sealed_pages = 0;
+    kv->offloaded_pages = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        kv->sealed_pages += kv->staged.sealed[i].count;
+        kv->offloaded_pages += kv->staged.offloaded[i].count;
+    }
+    return SPIN_OK;
 }
 
-/* --- the four operations --- */
+/* One sequence as a batch of its own, between passes. The memory that it is written from is not of
+ * spin_host_alloc: it is free again when the call returns, however many follow one another. */
+static spin_status write_one(struct spin_kv *kv, uint32_t seq, struct spin_kv_range offloaded)
+{
+    stage(kv, &kv->one_staged, 0, seq, kv->sequences[seq].tokens);
+    kv->one_staged.offloaded[0] = offloaded;
+    return spin_device_write(kv->stream, kv->one.sequence, kv->one_staged.sequence,
+                             spin_kv_inputs_bytes(1));
+}
 
-static spin_status resolve(struct spin_kv *kv, uint32_t layer)
+/* --- operations --- */
+
+static spin_status resolve(struct spin_kv *kv, struct spin_kv_batch batch)
 {
     const struct spin_kv_resolve_args args = {
-        .view = &kv->view, .batch = spin_kv_get_batch(kv, layer), .lists = kv->lists};
+        .view = &kv->view, .batch = batch, .lists = kv->lists};
     return kv->config.ops->kv_resolve[kv->config.replacement](&args, kv->stream);
 }
 
-static spin_status gather(struct spin_kv *kv, uint32_t layer)
+static spin_status gather(struct spin_kv *kv, struct spin_kv_batch batch)
 {
-    const struct spin_kv_gather_args args = {
-        .view = &kv->view, .batch = spin_kv_get_batch(kv, layer), .lists = kv->lists};
+    const struct spin_kv_gather_args args = {.view = &kv->view, .batch = batch, .lists = kv->lists};
     return kv->config.ops->kv_gather(&args, kv->stream);
 }
 
-/* kv->offloaded says which pages. */
-static spin_status offload(struct spin_kv *kv, uint32_t layer)
+static spin_status offload(struct spin_kv *kv, struct spin_kv_batch batch,
+                           const struct spin_kv_range *ranges)
 {
-    const struct spin_kv_offload_args args = {.view = &kv->view,
-                                              .batch = spin_kv_get_batch(kv, layer),
-                                              .lists = kv->lists,
-                                              .ranges = kv->offloaded};
-    uint64_t pages = 0;
-    for (uint32_t i = 0; i < kv->pass_count; i++) {
-        pages += kv->offloaded[i].count;
-    }
-    if (pages == 0) {
-        return SPIN_OK;
-    }
-    kv->stats.pages_offloaded += pages * kv->config.layout.kv_heads;
+    const struct spin_kv_offload_args args = {
+        .view = &kv->view, .batch = batch, .lists = kv->lists, .ranges = ranges};
     return kv->config.ops->kv_offload(&args, kv->stream);
+}
+
+static void count_offloaded(struct spin_kv *kv, uint64_t pages)
+{
+    kv->stats.pages_offloaded += pages * kv->config.layout.kv_heads;
 }
 
 /* Tests: what loses its slot to a miss must not be read any more. */
@@ -102,39 +150,39 @@ static void poison_misses(struct spin_kv *kv)
 spin_status spin_kv_read_back(struct spin_kv *kv, uint32_t seq, uint32_t layer, uint32_t slot_layer,
                               uint32_t pages)
 {
-    const uint32_t heads = kv->config.layout.kv_heads;
-    SPIN_ASSERT_LE(pages, kv->lists.stride);
-    for (uint32_t head = 0; head < heads; head++) {
-        const uint64_t row = spin_kv_table_row(&kv->view, seq, slot_layer, head);
-        struct spin_kv_miss *misses = kv->lists.misses + (uint64_t)head * kv->lists.stride;
-        for (uint32_t page = 0; page < pages; page++) {
-            misses[page] = (struct spin_kv_miss){.page = (uint16_t)page,
-                                                 .fresh = 0,
-                                                 .slot = spin_kv_pool_slot(&kv->view, row, page)};
-        }
-        kv->lists.miss_count[head] = pages;
-    }
-    put_in_batch(kv, 0, seq, kv->sequences[seq].tokens);
-    kv->pass_count = 1;
-    kv->stats.pages_retrieved += (uint64_t)pages * heads;
-    kv->stats.bytes_retrieved += (uint64_t)pages * heads * kv->page_bytes;
-    return gather(kv, layer);
+    const uint64_t row_pages = (uint64_t)pages * kv->config.layout.kv_heads;
+    const struct spin_kv_list_args args = {.view = &kv->view,
+                                           .lists = kv->lists,
+                                           .kind = SPIN_KV_LIST_MISSES,
+                                           .sequence = seq,
+                                           .slot_layer = slot_layer,
+                                           .pages = {.first = 0, .count = pages}};
+    SPIN_TRY(write_one(kv, seq, (struct spin_kv_range){0}));
+    SPIN_TRY(kv->config.ops->kv_list(&args, kv->stream));
+    kv->stats.pages_retrieved += row_pages;
+    kv->stats.bytes_retrieved += row_pages * kv->page_bytes;
+    return gather(kv, batch_of(&kv->one, layer, 1));
 }
 
 /* Where the open page lies is for the tables to say: it is resolved alone, as a step would. That
  * makes the others of the row one step older, all of them alike. */
-static spin_status write_open_page(struct spin_kv *kv, uint32_t layer, uint32_t page)
+static spin_status write_open_page(struct spin_kv *kv, uint32_t seq, uint32_t layer,
+                                   struct spin_kv_range page)
 {
-    const uint32_t heads = kv->config.layout.kv_heads;
-    for (uint32_t head = 0; head < heads; head++) {
-        kv->lists.pages[(uint64_t)head * kv->lists.stride] = (uint16_t)page;
-        kv->lists.page_count[head] = 1;
-    }
-    SPIN_TRY(resolve(kv, layer));
-    for (uint32_t head = 0; head < heads; head++) {
+    const struct spin_kv_batch batch = batch_of(&kv->one, layer, 1);
+    const struct spin_kv_list_args args = {.view = &kv->view,
+                                           .lists = kv->lists,
+                                           .kind = SPIN_KV_LIST_PAGES,
+                                           .sequence = seq,
+                                           .slot_layer = layer,
+                                           .pages = page};
+    SPIN_TRY(kv->config.ops->kv_list(&args, kv->stream));
+    SPIN_TRY(resolve(kv, batch));
+    for (uint32_t head = 0; head < kv->config.layout.kv_heads; head++) {
         SPIN_ASSERT_EQ(kv->lists.miss_count[head], 0);
     }
-    return offload(kv, layer);
+    count_offloaded(kv, 1);
+    return offload(kv, batch, kv->one.offloaded);
 }
 
 spin_status spin_kv_write_open_page(struct spin_kv *kv, uint32_t seq)
@@ -144,12 +192,11 @@ spin_status spin_kv_write_open_page(struct spin_kv *kv, uint32_t seq)
     if (!sequence->open_page_dirty) {
         return SPIN_OK;
     }
-    const uint32_t page = (sequence->tokens - 1) / kv->config.page_tokens;
-    kv->pass_count = 1;
-    put_in_batch(kv, 0, seq, sequence->tokens);
-    kv->offloaded[0] = (struct spin_kv_range){.first = page, .count = 1, .entry = 0};
+    const struct spin_kv_range page = {.first = (sequence->tokens - 1) / kv->config.page_tokens,
+                                       .count = 1};
+    SPIN_TRY(write_one(kv, seq, page));
     for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
-        SPIN_TRY(write_open_page(kv, layer, page));
+        SPIN_TRY(write_open_page(kv, seq, layer, page));
     }
     sequence->open_page_dirty = false;
     return SPIN_OK;
@@ -172,6 +219,23 @@ static void plan_step(struct spin_kv *kv, const struct spin_kv_step *step)
     sequence->planned = step->tokens;
 }
 
+/* What a step completes is at the end of the lists, whatever else it selects. */
+static void find_completed(struct spin_kv *kv, uint32_t index)
+{
+    const uint32_t page_tokens = kv->config.page_tokens;
+    const uint32_t partition_tokens = kv->config.partition_tokens;
+    const uint32_t tokens = kv->staged.tokens[index];
+    if (tokens % page_tokens == 0) {
+        kv->staged.offloaded[index] =
+            (struct spin_kv_range){.first = tokens / page_tokens - 1, .count = 1};
+    }
+    if (tokens % partition_tokens == 0 && kv->config.summary_bytes > 0) {
+        const uint32_t pages = partition_tokens / page_tokens;
+        kv->staged.sealed[index] =
+            (struct spin_kv_range){.first = tokens / page_tokens - pages, .count = pages};
+    }
+}
+
 spin_status spin_kv_step_begin(struct spin_kv *kv, const struct spin_kv_step *steps, uint32_t count)
 {
     SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_NONE);
@@ -183,65 +247,21 @@ spin_status spin_kv_step_begin(struct spin_kv *kv, const struct spin_kv_step *st
     }
     SPIN_TRY(spin_kv_grant_step(kv, steps, count));
     for (uint32_t i = 0; i < count; i++) {
-        put_in_batch(kv, i, steps[i].seq.v, steps[i].tokens);
+        stage(kv, &kv->staged, i, steps[i].seq.v, steps[i].tokens);
+        find_completed(kv, i);
     }
-    begin_pass(kv, SPIN_KV_PASS_STEP, count);
-    return SPIN_OK;
-}
-
-/* The pages of a range that ends with the newest page are on every row's list, at its end: lists
- * ascend, so with the last one in place (kv_resolve asserts that) the first one vouches for those
- * between. */
-static void check_completed(const struct spin_kv *kv, uint32_t index,
-                            const struct spin_kv_range *range)
-{
-    const uint32_t heads = kv->config.layout.kv_heads;
-    for (uint64_t row = (uint64_t)index * heads; row < ((uint64_t)index + 1) * heads; row++) {
-        SPIN_ASSERT_EQ(kv->lists.pages[row * kv->lists.stride + range->entry], range->first);
-    }
-}
-
-/* What this step completes is at the end of the lists, which are as long for every head. */
-static void find_completed(struct spin_kv *kv, uint32_t index)
-{
-    const uint32_t heads = kv->config.layout.kv_heads;
-    const uint32_t page_tokens = kv->config.page_tokens;
-    const uint32_t partition_tokens = kv->config.partition_tokens;
-    const uint32_t tokens = kv->batch_tokens[index];
-    const uint32_t *counts = kv->lists.page_count + (uint64_t)index * heads;
-    for (uint32_t head = 1; head < heads; head++) {
-        SPIN_ASSERT_EQ(counts[head], counts[0]);
-    }
-    kv->offloaded[index] = (struct spin_kv_range){0};
-    kv->sealed[index] = (struct spin_kv_range){0};
-    if (tokens % page_tokens == 0) {
-        kv->offloaded[index] = (struct spin_kv_range){
-            .first = tokens / page_tokens - 1, .count = 1, .entry = counts[0] - 1};
-        check_completed(kv, index, &kv->offloaded[index]);
-    }
-    if (tokens % partition_tokens == 0 && kv->config.summary_bytes > 0) {
-        const uint32_t pages = partition_tokens / page_tokens;
-        SPIN_ASSERT_GE(counts[0], pages);
-        kv->sealed[index] = (struct spin_kv_range){
-            .first = tokens / page_tokens - pages, .count = pages, .entry = counts[0] - pages};
-        kv->sealed_pages += pages;
-        check_completed(kv, index, &kv->sealed[index]);
-    }
+    return begin_pass(kv, SPIN_KV_PASS_STEP, count);
 }
 
 spin_status spin_kv_retrieve(struct spin_kv *kv, uint32_t layer, struct spin_page_lists *out)
 {
-    SPIN_ASSERT_THREAD(&kv->owner);
+    const struct spin_kv_batch batch = spin_kv_get_batch(kv, layer);
     SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_STEP);
-    SPIN_TRY(resolve(kv, layer));
+    SPIN_TRY(resolve(kv, batch));
     if (kv->poison) {
         poison_misses(kv);
     }
-    SPIN_TRY(gather(kv, layer));
-    kv->sealed_pages = 0;
-    for (uint32_t i = 0; i < kv->pass_count; i++) {
-        find_completed(kv, i);
-    }
+    SPIN_TRY(gather(kv, batch));
     kv->pass_layer = layer;
     *out = page_lists(kv);
     return SPIN_OK;
@@ -251,22 +271,50 @@ uint32_t spin_kv_sealed(const struct spin_kv *kv, const struct spin_kv_range **o
 {
     SPIN_ASSERT_THREAD(&kv->owner);
     SPIN_ASSERT_NE(kv->pass, SPIN_KV_PASS_NONE);
-    SPIN_ASSERT_NE(kv->pass_layer, SPIN_KV_LAYER_NONE);
-    *out = kv->sealed;
+    *out = kv->inputs.sealed;
     return kv->sealed_pages;
+}
+
+/* The KV of a layer is there, for the whole batch. */
+static void book_layer(struct spin_kv *kv, uint32_t layer)
+{
+    count_offloaded(kv, kv->offloaded_pages);
+    for (uint32_t i = 0; i < kv->pass_count; i++) {
+        *spin_kv_layer_tokens_of(kv, kv->staged.sequence[i], layer) = kv->staged.tokens[i];
+    }
+}
+
+uint32_t spin_kv_step_work(const struct spin_kv *kv)
+{
+    SPIN_ASSERT_THREAD(&kv->owner);
+    SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_STEP);
+    return (kv->sealed_pages > 0 ? SPIN_KV_WORK_INDEX : 0) |
+           (kv->offloaded_pages > 0 ? SPIN_KV_WORK_OFFLOAD : 0);
+}
+
+void spin_kv_step_recorded(struct spin_kv *kv)
+{
+    SPIN_ASSERT_THREAD(&kv->owner);
+    SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_STEP);
+    SPIN_ASSERT_EQ(kv->pass_layer, SPIN_KV_LAYER_NONE); /* no layer's calls were made */
+    for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
+        book_layer(kv, layer);
+        kv->pass_layer = layer;
+    }
 }
 
 /* A unit is over with its Offload. */
 static void end_unit(struct spin_kv *kv, uint32_t layer)
 {
-    struct spin_kv_sequence *sequence = &kv->sequences[kv->batch_sequence[0]];
-    sequence->tokens = kv->batch_tokens[0];
+    const uint32_t seq = kv->staged.sequence[0];
+    struct spin_kv_sequence *sequence = &kv->sequences[seq];
+    sequence->tokens = kv->staged.tokens[0];
     if (sequence->arena_row > 0) {
         sequence->arena_layer = layer;
         sequence->arena_tokens = sequence->tokens;
     } else if (layer + 1 == kv->config.layout.layers && sequence->tokens == sequence->goal) {
         sequence->phase = SPIN_KV_DECODE;
-        spin_kv_plan_next(kv, kv->batch_sequence[0]);
+        spin_kv_plan_next(kv, seq);
     }
     kv->pass = SPIN_KV_PASS_NONE;
 }
@@ -276,10 +324,10 @@ spin_status spin_kv_offload(struct spin_kv *kv, uint32_t layer)
     SPIN_ASSERT_THREAD(&kv->owner);
     SPIN_ASSERT_NE(kv->pass, SPIN_KV_PASS_NONE);
     SPIN_ASSERT_EQ(kv->pass_layer, layer);
-    SPIN_TRY(offload(kv, layer));
-    for (uint32_t i = 0; i < kv->pass_count; i++) {
-        *spin_kv_layer_tokens_of(kv, kv->batch_sequence[i], layer) = kv->batch_tokens[i];
+    if (kv->offloaded_pages > 0) {
+        SPIN_TRY(offload(kv, spin_kv_get_batch(kv, layer), kv->inputs.offloaded));
     }
+    book_layer(kv, layer);
     if (kv->pass == SPIN_KV_PASS_PREFILL) {
         end_unit(kv, layer);
     }
@@ -314,36 +362,42 @@ spin_status spin_kv_step_end(struct spin_kv *kv)
     SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_STEP);
     kv->pass = SPIN_KV_PASS_NONE;
     for (uint32_t i = 0; i < kv->pass_count; i++) {
-        SPIN_TRY(end_step_of(kv, kv->batch_sequence[i], kv->batch_tokens[i]));
+        SPIN_TRY(end_step_of(kv, kv->staged.sequence[i], kv->staged.tokens[i]));
     }
     return SPIN_OK;
 }
 
 /* --- a unit of prefill --- */
 
-/* The lists of all pages up to `end`, in order, and what the unit completes. */
-static void list_unit(struct spin_kv *kv, uint32_t slot_layer, uint32_t begin, uint32_t end)
+/* What the unit [begin, tokens) of the staged sequence completes. */
+static void find_unit_completed(struct spin_kv *kv, uint32_t begin)
 {
-    const uint32_t seq = kv->batch_sequence[0];
-    const uint32_t pages = spin_kv_pages_of(kv, end);
-    for (uint32_t head = 0; head < kv->config.layout.kv_heads; head++) {
-        const uint64_t row = spin_kv_table_row(&kv->view, seq, slot_layer, head);
-        uint32_t *slots = kv->lists.slots + (uint64_t)head * kv->lists.stride;
-        for (uint32_t page = 0; page < pages; page++) {
-            slots[page] = spin_kv_pool_slot(&kv->view, row, page);
-        }
-        kv->lists.visible[head] = end;
-    }
-    const uint32_t page = begin / kv->config.page_tokens;
-    kv->offloaded[0] = (struct spin_kv_range){.first = page, .count = pages - page, .entry = page};
+    const uint32_t end = kv->staged.tokens[0];
+    const uint32_t first = begin / kv->config.page_tokens;
+    kv->staged.offloaded[0] =
+        (struct spin_kv_range){.first = first, .count = spin_kv_pages_of(kv, end) - first};
     if (kv->config.summary_bytes > 0) {
         const uint32_t partition = kv->config.partition_tokens;
-        const uint32_t first = begin / partition * (partition / kv->config.page_tokens);
-        const uint32_t last = end / partition * (partition / kv->config.page_tokens);
-        kv->sealed[0] =
-            (struct spin_kv_range){.first = first, .count = last - first, .entry = first};
-        kv->sealed_pages = last - first;
+        const uint32_t pages = partition / kv->config.page_tokens;
+        kv->staged.sealed[0] =
+            (struct spin_kv_range){.first = begin / partition * pages,
+                                   .count = (end / partition - begin / partition) * pages};
     }
+}
+
+/* The lists of all pages there are, in order. */
+static spin_status list_unit(struct spin_kv *kv, uint32_t slot_layer)
+{
+    const uint32_t tokens = kv->staged.tokens[0];
+    const struct spin_kv_list_args args = {
+        .view = &kv->view,
+        .lists = kv->lists,
+        .kind = SPIN_KV_LIST_SLOTS,
+        .sequence = kv->staged.sequence[0],
+        .slot_layer = slot_layer,
+        .pages = {.first = 0, .count = spin_kv_pages_of(kv, tokens)},
+        .tokens = tokens};
+    return kv->config.ops->kv_list(&args, kv->stream);
 }
 
 /* NOLINTNEXTLINE(readability-function-size): a unit as the cursor has it; a struct would copy it */
@@ -364,10 +418,11 @@ spin_status spin_kv_prefill_begin(struct spin_kv *kv, spin_kv_seq seq, uint32_t 
         (first || sequence->arena_layer != layer || sequence->arena_tokens != begin)) {
         SPIN_TRY(spin_kv_read_back(kv, seq.v, layer, slot_layer, spin_kv_pages_of(kv, begin)));
     }
-    put_in_batch(kv, 0, seq.v, end);
-    begin_pass(kv, SPIN_KV_PASS_PREFILL, 1);
+    stage(kv, &kv->staged, 0, seq.v, end);
+    find_unit_completed(kv, begin);
+    SPIN_TRY(begin_pass(kv, SPIN_KV_PASS_PREFILL, 1));
+    SPIN_TRY(list_unit(kv, slot_layer));
     kv->pass_layer = layer;
-    list_unit(kv, slot_layer, begin, end);
     *out = page_lists(kv);
     return SPIN_OK;
 }

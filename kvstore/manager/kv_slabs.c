@@ -54,7 +54,7 @@ static void give(struct spin_kv *kv, uint32_t seq, uint32_t layer, struct spin_k
 
 static struct spin_kv_range range(uint32_t begin, uint32_t end)
 {
-    return (struct spin_kv_range){.first = begin, .count = end - begin, .entry = 0};
+    return (struct spin_kv_range){.first = begin, .count = end - begin};
 }
 
 uint32_t spin_kv_level_row(const struct spin_kv *kv, uint32_t seq, uint32_t layer,

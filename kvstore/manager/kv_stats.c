@@ -96,7 +96,7 @@ static struct spin_kv_table_bytes weigh(const struct spin_kv_config *config, str
         .lists = list_rows * pages_max *
                      (sizeof(uint16_t) + sizeof(uint32_t) + sizeof(struct spin_kv_miss)) +
                  list_rows * (3 * sizeof(uint32_t) + sizeof(uint64_t)) +
-                 sequences * (3 * sizeof(uint32_t) + 2 * sizeof(struct spin_kv_range)) +
+                 spin_kv_inputs_bytes(config->sequences_max) + spin_kv_inputs_bytes(1) +
                  table_rows * sizeof(struct spin_kv_counters),
         .summaries = use.blocks * rows * partitions * config->summary_bytes,
         .cpu_page_table = sequences * spin_kv_blocks_for(config->tokens_max) * sizeof(uint32_t),
@@ -117,7 +117,7 @@ void spin_kv_get_stats(const struct spin_kv *kv, struct spin_kv_stats *out)
 {
     *out = kv->stats;
     out->hbm_bytes = kv->slabs * spin_kv_slab_bytes(&kv->config);
-    out->host_bytes = kv->blocks * kv->block_bytes;
+    out->host_bytes = kv->view.frame_blocks * kv->block_bytes;
     out->slabs = kv->slabs;
     out->slabs_free = kv->slabs_free;
     out->blocks = kv->blocks;

@@ -13,11 +13,14 @@ struct tiers {
     struct spin_kv_batch batch;
     struct test_memory pool;
     struct test_memory host;
+    uint16_t pages[ROWS * STRIDE];
     uint32_t slots[ROWS * STRIDE];
+    uint32_t visible[ROWS];
     uint32_t miss_count[ROWS];
     struct spin_kv_miss misses[ROWS * STRIDE];
     uint32_t blocks[SEQUENCES * BLOCKS_MAX];
     uint32_t sequence[BATCH];
+    uint32_t tokens[BATCH];
 };
 
 static void shuffle(uint32_t *values, uint32_t count, struct spin_rng *rng)
@@ -50,6 +53,7 @@ static void make(struct tiers *tiers, uint32_t page_tokens, struct spin_rng *rng
         (struct spin_kv_layout){LAYERS, HEADS, HEAD_DIM, SPIN_KV_BF16, SPIN_SWIZZLE_NONE};
     tiers->view.page_tokens = page_tokens;
     tiers->view.blocks_max = BLOCKS_MAX;
+    tiers->view.frame_blocks = BLOCKS;
     tiers->pool = spin_test_memory_create((uint64_t)ROWS * STRIDE * page_tokens * TOKEN_BYTES);
     tiers->host = spin_test_memory_create((uint64_t)BLOCKS * LAYERS * HEADS * 128 * TOKEN_BYTES);
     fill_bytes(&tiers->pool, rng);
@@ -64,11 +68,13 @@ static void make(struct tiers *tiers, uint32_t page_tokens, struct spin_rng *rng
     tiers->view.host = spin_test_memory_data(&tiers->host);
     tiers->view.blocks = tiers->blocks;
     tiers->lists = (struct spin_kv_lists){.stride = STRIDE,
+                                          .pages = tiers->pages,
                                           .slots = tiers->slots,
+                                          .visible = tiers->visible,
                                           .misses = tiers->misses,
                                           .miss_count = tiers->miss_count};
-    tiers->batch =
-        (struct spin_kv_batch){.layer = LAYER, .count = BATCH, .sequence = tiers->sequence};
+    tiers->batch = (struct spin_kv_batch){
+        .layer = LAYER, .count = BATCH, .sequence = tiers->sequence, .tokens = tiers->tokens};
 }
 
 static void destroy(struct tiers *tiers)
@@ -145,6 +151,26 @@ static void check_gather(const struct spin_ops *ops, uint32_t page_tokens, uint3
 
 /* --- offload --- */
 
+/* The lists of a batch whose newest pages are `newest`: each row begins somewhere before its range,
+ * and its last page is full or not. */
+static void make_lists(struct tiers *tiers, const struct spin_kv_range *ranges,
+                       const uint32_t *newest, struct spin_rng *rng)
+{
+    const uint32_t page_tokens = tiers->view.page_tokens;
+    for (uint32_t i = 0; i < BATCH; i++) {
+        tiers->tokens[i] = newest[i] * page_tokens + 1 + spin_rng_below(rng, page_tokens);
+    }
+    for (uint32_t row = 0; row < ROWS; row++) {
+        const uint32_t i = row / HEADS;
+        const uint32_t least = newest[i] + 1 > STRIDE ? newest[i] + 1 - STRIDE : 0;
+        const uint32_t first = least + spin_rng_below(rng, ranges[i].first - least + 1);
+        for (uint32_t page = first; page <= newest[i]; page++) {
+            tiers->pages[row * STRIDE + page - first] = (uint16_t)page;
+        }
+        tiers->visible[row] = tiers->tokens[i] - first * page_tokens;
+    }
+}
+
 static void check_offload(const struct spin_ops *ops, uint32_t page_tokens, bool empty,
                           uint32_t threads)
 {
@@ -152,18 +178,23 @@ static void check_offload(const struct spin_ops *ops, uint32_t page_tokens, bool
     struct tiers tiers;
     make(&tiers, page_tokens, &rng);
     const uint32_t pages = BLOCKS_MAX * 128 / page_tokens;
-    /* Over the edge of a block, nothing, one page at the end. */
-    const struct spin_kv_range some[BATCH] = {
-        {128 / page_tokens - 2, 9, 3}, {1, 0, 0}, {pages - 1, 1, STRIDE - 1}};
-    const struct spin_kv_range none[BATCH] = {{0, 0, 0}, {1, 0, 0}, {2, 0, 0}};
+    /* Over the edge of a block and not the newest, nothing, one page at the end. */
+    const struct spin_kv_range some[BATCH] = {{128 / page_tokens - 2, 9}, {1, 0}, {pages - 1, 1}};
+    const struct spin_kv_range none[BATCH] = {{0, 0}, {1, 0}, {2, 0}};
+    const uint32_t newest[BATCH] = {128 / page_tokens + 7, 5, pages - 1};
     const struct spin_kv_range *ranges = empty ? none : some;
+    make_lists(&tiers, some, newest, &rng);
     uint8_t *pool = copy_of(&tiers.pool);
     uint8_t *host = copy_of(&tiers.host);
     const uint64_t page_bytes = (uint64_t)page_tokens * TOKEN_BYTES;
     for (uint32_t row = 0; row < ROWS; row++) {
         const struct spin_kv_range *range = &ranges[row / HEADS];
         for (uint32_t j = 0; j < range->count; j++) {
-            const uint64_t slot = tiers.slots[row * STRIDE + range->entry + j];
+            uint32_t entry = 0;
+            while (tiers.pages[row * STRIDE + entry] != range->first + j) {
+                entry++;
+            }
+            const uint64_t slot = tiers.slots[row * STRIDE + entry];
             memcpy(host + frame_at(&tiers, row, range->first + j), pool + slot * page_bytes,
                    page_bytes);
         }

@@ -70,6 +70,10 @@ struct fixture spin_test_fixture_create(const struct fixture_config *config, str
     fixture.lists.pages = spin_test_memory_data(&fixture.pages);
     fixture.lists.page_count = zeroed(rows, sizeof *fixture.lists.page_count);
     fixture.lists.slots = fixture.slots;
+    fixture.whole.stride = fixture.lists.stride;
+    fixture.whole.pages = zeroed(slot_count, sizeof *fixture.whole.pages);
+    fixture.whole.slots = zeroed(slot_count, sizeof *fixture.whole.slots);
+    fixture.whole.visible = zeroed(rows, sizeof *fixture.whole.visible);
     return fixture;
 }
 
@@ -79,10 +83,30 @@ void spin_test_fixture_destroy(struct fixture *fixture)
     spin_test_memory_destroy(&fixture->summaries);
     spin_test_memory_destroy(&fixture->pages);
     free(fixture->lists.page_count);
+    free(fixture->whole.pages);
+    free(fixture->whole.slots);
+    free(fixture->whole.visible);
     free(fixture->sequence);
     free(fixture->tokens);
     free(fixture->slots);
     free(fixture->blocks);
+}
+
+struct spin_kv_lists spin_test_fixture_list(const struct fixture *fixture, const uint32_t *skip)
+{
+    const struct spin_kv_lists *whole = &fixture->whole;
+    const uint32_t kv_heads = fixture->view.layout.kv_heads;
+    for (uint64_t row = 0; row < (uint64_t)fixture->batch.count * kv_heads; row++) {
+        const uint32_t sequence = (uint32_t)(row / kv_heads);
+        const uint32_t first = skip == NULL ? 0 : skip[row];
+        const uint64_t start = row * whole->stride;
+        for (uint32_t page = first; page < spin_test_fixture_pages(fixture, sequence); page++) {
+            whole->pages[start + page - first] = (uint16_t)page;
+            whole->slots[start + page - first] = fixture->slots[start + page];
+        }
+        whole->visible[row] = fixture->tokens[sequence] - first * fixture->view.page_tokens;
+    }
+    return *whole;
 }
 
 uint32_t spin_test_fixture_pages(const struct fixture *fixture, uint32_t sequence)

@@ -35,8 +35,9 @@ struct fixture {
     enum spin_summary summary;
     struct test_memory pool;
     struct test_memory summaries;
-    struct test_memory pages; /* of lists.pages */
-    uint32_t *sequence;       /* what the batch and the view only see as const */
+    struct test_memory pages;   /* of lists.pages */
+    struct spin_kv_lists whole; /* of spin_test_fixture_list */
+    uint32_t *sequence;         /* what the batch and the view only see as const */
     uint32_t *tokens;
     uint32_t *slots;
     uint32_t *blocks;
@@ -45,6 +46,9 @@ struct fixture {
 struct fixture spin_test_fixture_create(const struct fixture_config *config, struct spin_rng *rng);
 void spin_test_fixture_destroy(struct fixture *fixture);
 
+/* What Index reads: lists of the pages from skip[row] (NULL: 0) to the newest, in order. Valid
+ * until the next call. */
+struct spin_kv_lists spin_test_fixture_list(const struct fixture *fixture, const uint32_t *skip);
 uint32_t spin_test_fixture_pages(const struct fixture *fixture, uint32_t sequence);
 /* Partitions whose tokens are all there. */
 uint32_t spin_test_fixture_sealed(const struct fixture *fixture, uint32_t sequence);

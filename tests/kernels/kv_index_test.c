@@ -2,6 +2,8 @@
  * the right bytes in the right place, and not a byte of any other summary touched. */
 #include "tests/kernels/kv_fixture.h"
 
+#define KV_HEADS_MAX 8u
+
 typedef spin_status (*index_fn)(const struct spin_kv_index_args *args, struct spin_stream *stream);
 
 static const index_fn versions[] = {spin_kv_index_ref, spin_kv_index_cpu};
@@ -19,22 +21,28 @@ static const struct fixture_config configs[] = {
     {SPIN_SUMMARY_BOUNDS, 1, 1, 256, 32, 64, SPIN_ARRAY_COUNT(tokens), tokens},
 };
 
-/* Partitions [first, end) of each sequence, as far as they are sealed. */
+/* Partitions [first, end) of each sequence, as far as they are sealed. Lists leave out some pages
+ * before them, of each row as many as its number says. */
 static void run_index(const struct fixture *fixture, index_fn index, uint32_t threads,
                       struct spin_range partitions)
 {
     struct spin_stream *stream = spin_test_stream(threads);
     const uint32_t pages = fixture->view.partition_tokens / fixture->view.page_tokens;
+    const uint32_t kv_heads = fixture->view.layout.kv_heads;
     struct spin_kv_range ranges[SPIN_ARRAY_COUNT(tokens)];
+    uint32_t skip[SPIN_ARRAY_COUNT(tokens) * KV_HEADS_MAX] = {0};
     for (uint32_t s = 0; s < fixture->batch.count; s++) {
         const uint32_t sealed = spin_test_fixture_sealed(fixture, s);
         const uint32_t end = (uint32_t)SPIN_MIN(partitions.end, sealed);
         const uint32_t first = (uint32_t)SPIN_MIN(partitions.begin, end);
-        ranges[s] = (struct spin_kv_range){first * pages, (end - first) * pages, first * pages};
+        ranges[s] = (struct spin_kv_range){first * pages, (end - first) * pages};
+        for (uint32_t head = 0; head < kv_heads; head++) {
+            skip[s * kv_heads + head] = (s + head) % (ranges[s].first + 1);
+        }
     }
     const struct spin_kv_index_args args = {.view = &fixture->view,
                                             .batch = fixture->batch,
-                                            .lists = fixture->lists,
+                                            .lists = spin_test_fixture_list(fixture, skip),
                                             .summary = fixture->summary,
                                             .ranges = ranges};
     SPIN_EXPECT_OK(index(&args, stream), NULL);

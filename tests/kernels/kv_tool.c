@@ -62,11 +62,11 @@ static void run_index(const struct header *header, const struct fixture *fixture
     struct spin_kv_range ranges[SEQUENCES_MAX];
     for (uint32_t s = 0; s < header->sequences; s++) {
         const uint32_t pages = view->partition_tokens / view->page_tokens;
-        ranges[s] = (struct spin_kv_range){0, spin_test_fixture_sealed(fixture, s) * pages, 0};
+        ranges[s] = (struct spin_kv_range){0, spin_test_fixture_sealed(fixture, s) * pages};
     }
     const struct spin_kv_index_args args = {.view = view,
                                             .batch = fixture->batch,
-                                            .lists = fixture->lists,
+                                            .lists = spin_test_fixture_list(fixture, NULL),
                                             .summary = fixture->summary,
                                             .ranges = ranges};
     SPIN_EXPECT_OK((header->fast != 0 ? spin_kv_index_cpu : spin_kv_index_ref)(&args, stream),

@@ -300,7 +300,7 @@ struct spin_page_lists spin_scorer_pages(struct spin_scorer *scorer, uint32_t la
     SPIN_ASSERT(scorer->open);
     SPIN_ASSERT_GE(scorer->tokens, 1);
     const struct spin_kv_view *view = spin_kv_get_view(scorer->kv);
-    const uint32_t sequence = spin_kv_get_batch(scorer->kv, layer).sequence[0];
+    const uint32_t sequence = spin_kv_get_host_batch(scorer->kv, layer).sequence[0];
     SPIN_ASSERT_EQ(view->residency[sequence], SPIN_KV_RESIDENT);
     const uint32_t pages = (scorer->tokens - 1) / view->page_tokens + 1;
     for (uint32_t head = 0; head < view->layout.kv_heads; head++) {

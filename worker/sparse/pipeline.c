@@ -64,7 +64,7 @@ void spin_sparse_step_begin(struct spin_sparse *sparse)
 {
     const struct spin_sparse_options *options = &sparse->config.options;
     const uint32_t layer = options->algorithm->dense_layers;
-    const struct spin_kv_batch batch = spin_kv_get_batch(sparse->config.kv, 0);
+    const struct spin_kv_batch batch = spin_kv_get_host_batch(sparse->config.kv, 0);
     SPIN_ASSERT_LE(batch.count, sparse->config.sequences_max);
     for (uint32_t i = 0; i < batch.count; i++) {
         sparse->windows[i] = spin_sparse_window(options, layer, batch.tokens[i]);

@@ -1,4 +1,5 @@
-/* kv_gather, kv_offload and kv_append against their references: every byte of both tiers. */
+/* kv_gather, kv_offload, kv_list and kv_append against their references: every byte of all that
+ * they touch. */
 #include "base/assert.h"
 #include "base/clock.h"
 #include "tests/kernels/cuda/tables_twins.h"
@@ -36,6 +37,7 @@ struct copy_side {
     struct spin_kv_lists lists;
     uint32_t *blocks;
     uint32_t *sequence;
+    uint32_t *tokens;
     struct spin_kv_range *ranges;
 };
 
@@ -61,14 +63,18 @@ static uint64_t lay_copy(const struct copy_config *config, struct copy_side *sid
     view->layout.dtype = SPIN_KV_BF16;
     view->page_tokens = config->page_tokens;
     view->blocks_max = BLOCKS_MAX;
+    view->frame_blocks = config->batch * BLOCKS_MAX;
     const uint64_t page_bytes = spin_page_bytes(&view->layout, config->page_tokens);
     view->pool = (uint8_t *)spin_twin_take(&cursor, rows * config->stride, page_bytes);
     side->blocks = (uint32_t *)spin_twin_take(&cursor, config->batch * BLOCKS_MAX, 4);
     side->sequence = (uint32_t *)spin_twin_take(&cursor, config->batch, 4);
+    side->tokens = (uint32_t *)spin_twin_take(&cursor, config->batch, 4);
     side->ranges =
         (struct spin_kv_range *)spin_twin_take(&cursor, config->batch, sizeof *side->ranges);
     side->lists.stride = config->stride;
+    side->lists.pages = (uint16_t *)spin_twin_take(&cursor, rows * config->stride, 2);
     side->lists.slots = (uint32_t *)spin_twin_take(&cursor, rows * config->stride, 4);
+    side->lists.visible = (uint32_t *)spin_twin_take(&cursor, rows, 4);
     side->lists.misses = (struct spin_kv_miss *)spin_twin_take(&cursor, rows * config->stride,
                                                                sizeof *side->lists.misses);
     side->lists.miss_count = (uint32_t *)spin_twin_take(&cursor, rows, 4);
@@ -76,6 +82,7 @@ static uint64_t lay_copy(const struct copy_config *config, struct copy_side *sid
     side->batch.layer = 1;
     side->batch.count = config->batch;
     side->batch.sequence = side->sequence;
+    side->batch.tokens = side->tokens;
     return cursor.used;
 }
 
@@ -115,6 +122,32 @@ static uint32_t pages_of_row(struct copy *copy, uint32_t row, uint32_t limit)
     }
 }
 
+/* Lists around the range of sequence i: with a few pages behind it and before it, as many of each
+ * row as fit; the newest page is full or not. */
+static void list_range(struct copy *copy, uint32_t i)
+{
+    const struct copy_config *config = &copy->config;
+    const struct spin_kv_range range = copy->ref.ranges[i];
+    const uint32_t pages = BLOCKS_MAX * SPIN_BLOCK_TOKENS / config->page_tokens;
+    const uint32_t behind =
+        std::min(config->stride - range.count, pages - range.first - range.count);
+    const uint32_t end =
+        std::max(range.first + range.count + spin_rng_below(&copy->rng, behind + 1), 1U);
+    copy->ref.tokens[i] =
+        end * config->page_tokens - spin_rng_below(&copy->rng, config->page_tokens);
+    for (uint32_t head = 0; head < config->kv_heads; head++) {
+        const uint32_t row = i * config->kv_heads + head;
+        const uint32_t least = end > config->stride ? end - config->stride : 0;
+        const uint32_t most = std::min(range.first, end - 1);
+        const uint32_t first = least + spin_rng_below(&copy->rng, most - least + 1);
+        for (uint32_t page = first; page < end; page++) {
+            const uint64_t at = (uint64_t)row * config->stride + page - first;
+            copy->ref.lists.pages[at] = (uint16_t)page;
+        }
+        copy->ref.lists.visible[row] = copy->ref.tokens[i] - first * config->page_tokens;
+    }
+}
+
 /* Every list entry has a slot of its own, no two sequences share a block. */
 static void fill_lists(struct copy *copy)
 {
@@ -143,10 +176,12 @@ static void fill_lists(struct copy *copy)
         const uint32_t count = pages_of_row(copy, i * config->kv_heads, limit);
         copy->ref.ranges[i].first = spin_rng_below(&copy->rng, pages - count + 1);
         copy->ref.ranges[i].count = count;
-        copy->ref.ranges[i].entry = spin_rng_below(&copy->rng, config->stride - count + 1);
     }
     if (config->shape == ONE_ROW) { /* here: one sequence */
-        copy->ref.ranges[config->batch / 2] = {0, std::min(config->stride, pages), 0};
+        copy->ref.ranges[config->batch / 2] = {0, std::min(config->stride, pages)};
+    }
+    for (uint32_t i = 0; i < config->batch; i++) {
+        list_range(copy, i);
     }
 }
 
@@ -224,6 +259,81 @@ static void check_copies(struct spin_twins *twins)
     for (uint64_t i = 0; i < SPIN_ARRAY_COUNT(configs); i++) {
         if (twins->timing || i < 8) {
             check_copy(twins, &configs[i]);
+        }
+    }
+}
+
+/* --- lists in order --- */
+
+struct list_side {
+    struct spin_kv_view view;
+    struct spin_kv_lists lists;
+    uint32_t *slab_list;
+};
+
+static const uint32_t LIST_SEQUENCES = 2;
+
+static uint64_t lay_list(uint32_t kv_heads, uint32_t slabs_max, struct list_side *side,
+                         uint8_t *base)
+{
+    struct spin_twin_cursor cursor = {base, 0};
+    const uint64_t entries = (uint64_t)kv_heads * (slabs_max * SPIN_SLAB_SLOTS + 3);
+    memset(side, 0, sizeof *side);
+    side->view.layout.layers = LAYERS;
+    side->view.layout.kv_heads = kv_heads;
+    side->view.page_tokens = 8;
+    side->view.slabs_max = slabs_max;
+    side->slab_list =
+        (uint32_t *)spin_twin_take(&cursor, (uint64_t)LIST_SEQUENCES * LAYERS * slabs_max, 4);
+    side->view.slab_list = side->slab_list;
+    side->lists.stride = slabs_max * SPIN_SLAB_SLOTS + 3;
+    side->lists.pages = (uint16_t *)spin_twin_take(&cursor, entries, 2);
+    side->lists.page_count = (uint32_t *)spin_twin_take(&cursor, kv_heads, 4);
+    side->lists.slots = (uint32_t *)spin_twin_take(&cursor, entries, 4);
+    side->lists.visible = (uint32_t *)spin_twin_take(&cursor, kv_heads, 4);
+    side->lists.misses =
+        (struct spin_kv_miss *)spin_twin_take(&cursor, entries, sizeof *side->lists.misses);
+    side->lists.miss_count = (uint32_t *)spin_twin_take(&cursor, kv_heads, 4);
+    return cursor.used;
+}
+
+static void check_list(struct spin_twins *twins, uint32_t kv_heads, struct spin_kv_range pages,
+                       enum spin_kv_list_kind kind)
+{
+    const uint32_t slabs_max = (pages.first + pages.count - 1) / SPIN_SLAB_SLOTS + 2;
+    struct spin_rng rng = {twins->seed, 3000 + pages.count, (uint32_t)kind};
+    struct list_side ref;
+    struct list_side gpu;
+    char name[128];
+    struct spin_twin_memory memory =
+        spin_twin_memory_create(twins, lay_list(kv_heads, slabs_max, &ref, NULL));
+    (void)lay_list(kv_heads, slabs_max, &ref, memory.ref);
+    (void)lay_list(kv_heads, slabs_max, &gpu, memory.gpu);
+    for (uint32_t i = 0; i < LIST_SEQUENCES * LAYERS * slabs_max; i++) {
+        ref.slab_list[i] = spin_rng_below(&rng, 100000);
+    }
+    const uint32_t tokens = (pages.first + pages.count) * 8 - spin_rng_below(&rng, 8);
+    const struct spin_kv_list_args on_gpu = {&gpu.view, gpu.lists, kind, 1, 1, pages, tokens};
+    const struct spin_kv_list_args on_ref = {&ref.view, ref.lists, kind, 1, 1, pages, tokens};
+    spin_twin_memory_write(&memory);
+    uint64_t different = spin_ops_cuda.kv_list(&on_gpu, twins->cuda) != SPIN_OK;
+    (void)spin_ops_ref.kv_list(&on_ref, twins->cpu);
+    different += spin_twin_memory_compare(&memory, "list");
+    (void)snprintf(name, sizeof name, "list_kind%u_heads%u_first%u_pages%u", (uint32_t)kind,
+                   kv_heads, pages.first, pages.count);
+    spin_twin_check(twins, name, different == 0, (double)different);
+    spin_twin_memory_destroy(&memory);
+}
+
+static void check_lists(struct spin_twins *twins)
+{
+    static const struct spin_kv_range ranges[] = {{0, 1},   {0, 255}, {0, 256},
+                                                  {7, 257}, {31, 1},  {0, 16384}};
+    for (const struct spin_kv_range &range : ranges) {
+        for (const enum spin_kv_list_kind kind :
+             {SPIN_KV_LIST_SLOTS, SPIN_KV_LIST_MISSES, SPIN_KV_LIST_PAGES}) {
+            check_list(twins, 1, range, kind);
+            check_list(twins, 8, range, kind);
         }
     }
 }
@@ -391,5 +501,6 @@ static void check_appends(struct spin_twins *twins)
 void spin_twins_copies(struct spin_twins *twins)
 {
     check_copies(twins);
+    check_lists(twins);
     check_appends(twins);
 }

@@ -16,7 +16,9 @@ constexpr double ROTATE_BYTES = 256e6;
 struct paged_world {
     struct spin_select_world world;
     spin_twin_pair<uint16_t> pool;
+    spin_twin_pair<uint16_t> pages;
     spin_twin_pair<uint32_t> slots;
+    spin_twin_pair<uint32_t> visible;
     spin_twin_pair<struct spin_kv_range> ranges;
     uint32_t stride;
 
@@ -24,26 +26,30 @@ struct paged_world {
         : world(twins, shape, stream)
     {
         const uint64_t page = spin_page_bytes(&world.view.layout, shape.page_tokens) / 2;
-        const uint32_t entry = 2; /* the first pages' entry */
         std::vector<uint32_t> places;
+        set_ranges();
         stride = world.pages_max() + 5;
         for (uint64_t i = 0; i < world.rows() * world.pages_max() + 1; i++) {
             places.push_back((uint32_t)i);
         }
         world.shuffle(&places);
         slots.host.assign(world.rows() * stride, places[0]);
+        pages.host.assign(world.rows() * stride, 0xffff);
         pool.host.assign(places.size() * page, 0xffff);
         places.erase(places.begin());
         for (uint64_t r = 0; r < world.rows(); r++) {
             const uint32_t tokens = shape.tokens[r / shape.kv_heads];
-            for (uint32_t p = 0; p < world.pages((uint32_t)(r / shape.kv_heads)); p++) {
-                slots.host[r * stride + entry + p] = places.back();
+            /* Lists leave out a few pages before their range. */
+            const uint32_t skip = (uint32_t)r % (ranges.host[r / shape.kv_heads].first + 1);
+            visible.host.push_back(tokens - skip * shape.page_tokens);
+            for (uint32_t p = skip; p < world.pages((uint32_t)(r / shape.kv_heads)); p++) {
+                pages.host[r * stride + p - skip] = (uint16_t)p;
+                slots.host[r * stride + p - skip] = places.back();
                 fill_page(places.back(),
                           std::min(tokens - p * shape.page_tokens, shape.page_tokens));
                 places.pop_back();
             }
         }
-        set_ranges(entry);
     }
     /* Keys of the page's first tokens; sometimes zeros of a sign. */
     void fill_page(uint32_t slot, uint32_t tokens)
@@ -60,14 +66,14 @@ struct paged_world {
         }
     }
     /* None, one, all or the later whole partitions of a sequence. */
-    void set_ranges(uint32_t entry)
+    void set_ranges()
     {
         const uint32_t pp = world.shape.partition_tokens / world.shape.page_tokens;
         for (uint32_t s = 0; s < world.count(); s++) {
             const uint32_t whole = world.shape.tokens[s] / world.shape.partition_tokens;
             const uint32_t counts[] = {whole, whole / 2, whole > 0 ? 1U : 0, 0};
             const uint32_t first = whole - counts[s % 4];
-            ranges.host.push_back({first * pp, counts[s % 4] * pp, entry + first * pp});
+            ranges.host.push_back({first * pp, counts[s % 4] * pp});
         }
     }
     struct spin_kv_index_args args(struct spin_kv_view *view, bool gpu)
@@ -78,7 +84,9 @@ struct paged_world {
         args.view = view;
         args.batch = world.batch(gpu, 0, world.count());
         args.lists.stride = stride;
+        args.lists.pages = gpu ? pages.gpu->data() : pages.host.data();
         args.lists.slots = gpu ? slots.gpu->data() : slots.host.data();
+        args.lists.visible = gpu ? visible.gpu->data() : visible.host.data();
         args.summary = world.shape.summary;
         args.ranges = gpu ? ranges.gpu->data() : ranges.host.data();
         return args;
@@ -87,7 +95,9 @@ struct paged_world {
     {
         world.upload();
         pool.upload(world.twins);
+        pages.upload(world.twins);
         slots.upload(world.twins);
+        visible.upload(world.twins);
         ranges.upload(world.twins);
     }
 };
@@ -342,8 +352,10 @@ void time_index(struct spin_twins *twins, const char *name, uint32_t count, uint
     spin_twin_array<uint32_t> gpu_slots(twins, slots);
     spin_twin_array<uint32_t> gpu_blocks(twins, blocks);
     spin_twin_array<uint32_t> gpu_sequences(twins, sequences);
+    spin_twin_array<uint32_t> gpu_tokens(twins, std::vector<uint32_t>(count, tokens));
+    spin_twin_array<uint32_t> visible(twins, std::vector<uint32_t>(rows, tokens));
     spin_twin_array<struct spin_kv_range> ranges(
-        twins, std::vector<struct spin_kv_range>(count, {0, pages, 0}));
+        twins, std::vector<struct spin_kv_range>(count, {0, pages}));
     fill<<<2112, 256, 0, spin_stream_cuda(twins->cuda)>>>(pool.data(), pool.count, 128, 128);
     view.summaries = (uint8_t *)summaries.data();
     view.blocks = gpu_blocks.data();
@@ -352,9 +364,10 @@ void time_index(struct spin_twins *twins, const char *name, uint32_t count, uint
         here.pool = (uint8_t *)(pool.data() + i % sets * rows * pages * page);
         struct spin_kv_index_args args = {};
         args.view = &here;
-        args.batch = {0, count, gpu_sequences.data(), NULL, NULL};
+        args.batch = {0, count, gpu_sequences.data(), gpu_tokens.data(), NULL};
         args.lists.stride = pages;
         args.lists.slots = gpu_slots.data();
+        args.lists.visible = visible.data();
         args.summary = SPIN_SUMMARY_MEAN;
         args.ranges = ranges.data();
         spin_twin_must(spin_kv_index_cuda(&args, twins->cuda) == SPIN_OK, "kv_index");

@@ -300,6 +300,7 @@ static void time_copies(struct bench *bench, const uint8_t *host, uint32_t block
     view.layout = {40, HEADS, HEAD_DIM, SPIN_KV_BF16, SPIN_SWIZZLE_NONE};
     view.page_tokens = PAGE_TOKENS;
     view.blocks_max = blocks;
+    view.frame_blocks = blocks;
     view.host = (uint8_t *)(uintptr_t)host;
     const double bytes = (double)rows * per_row * spin_page_bytes(&view.layout, PAGE_TOKENS);
     std::vector<uint32_t> list;
@@ -316,17 +317,19 @@ static void time_copies(struct bench *bench, const uint8_t *host, uint32_t block
     }
     view.pool = (uint8_t *)take(bench, (uint64_t)bytes);
     view.blocks = put(bench, list);
+    const uint32_t count = std::min(per_row, blocks * block_pages);
+    const uint32_t tokens = count * PAGE_TOKENS; /* offload: the lists are these pages */
     const struct spin_kv_lists lists = {per_row,
                                         NULL,
                                         NULL,
                                         put(bench, slots),
-                                        NULL,
+                                        put(bench, std::vector<uint32_t>(rows, tokens)),
                                         put(bench, misses),
                                         put(bench, std::vector<uint32_t>(rows, per_row))};
-    const uint32_t count = std::min(per_row, blocks * block_pages);
     const struct spin_kv_range *ranges =
-        put(bench, std::vector<struct spin_kv_range>(sequences, {0, count, 0}));
-    struct spin_kv_batch batch = {0, sequences, put(bench, sequence), NULL, NULL};
+        put(bench, std::vector<struct spin_kv_range>(sequences, {0, count}));
+    struct spin_kv_batch batch = {0, sequences, put(bench, sequence),
+                                  put(bench, std::vector<uint32_t>(sequences, tokens)), NULL};
     const double gather = time_us(bench, TIMED_STEPS, [&](uint32_t i) {
         batch.layer = i % 40; /* other frames each time */
         const struct spin_kv_gather_args args = {&view, batch, lists};

@@ -35,7 +35,7 @@ void spin_twin_memory_write(struct spin_twin_memory *memory);
 /* Bytes that differ, after everything submitted is done; the first one is printed. */
 uint64_t spin_twin_memory_compare(struct spin_twin_memory *memory, const char *what);
 
-void spin_twins_copies(struct spin_twins *twins);        /* kv_gather, kv_offload, kv_append */
+void spin_twins_copies(struct spin_twins *twins);        /* gather, offload, list, append */
 void spin_twins_tables_timing(struct spin_twins *twins); /* all of them */
 
 SPIN_END_DECLS

@@ -3,7 +3,7 @@
  * and block is back. */
 #include "tests/kvstore/manager/kv_world.h"
 
-enum operation { RESIZE, RESOLVE, OFFLOAD, GATHER, OPERATIONS };
+enum operation { RESIZE, RESOLVE, OFFLOAD, GATHER, LIST, OPERATIONS };
 
 /* Operations know nothing of a test: what it wants of them is here. */
 static struct {
@@ -41,6 +41,11 @@ static spin_status fail_offload(const struct spin_kv_offload_args *args, struct 
 static spin_status fail_gather(const struct spin_kv_gather_args *args, struct spin_stream *stream)
 {
     return is_lost(GATHER) ? SPIN_ERR_DEVICE_LOST : spin_ops_ref.kv_gather(args, stream);
+}
+
+static spin_status fail_list(const struct spin_kv_list_args *args, struct spin_stream *stream)
+{
+    return is_lost(LIST) ? SPIN_ERR_DEVICE_LOST : spin_ops_ref.kv_list(args, stream);
 }
 
 /* --- the script --- */
@@ -146,6 +151,7 @@ static bool fail_at(uint32_t n)
     ops.kv_resolve[plan.replacement] = fail_resolve;
     ops.kv_offload = fail_offload;
     ops.kv_gather = fail_gather;
+    ops.kv_list = fail_list;
     plan.calls_left = n;
     plan.over = false;
     options.ops = &ops;

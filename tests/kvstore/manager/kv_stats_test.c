@@ -20,8 +20,8 @@ static void test_planned_tables(void **state)
     assert_int_equal(tables.summaries, 40 * 4 * 8 * 32);
     assert_int_equal(tables.cpu_page_table, 6 * 5 * 4);
     assert_int_equal(tables.partition_offset, 0);
-    /* 12 lists of 80 entries of 14 bytes; then what a list, a sequence, a row has one of. */
-    assert_int_equal(tables.lists, 12 * 80 * 14 + 12 * 20 + 6 * 36 + 24 * 20);
+    /* 12 lists of 80 entries of 14 bytes; then what a list, a sequence of a batch, a row has. */
+    assert_int_equal(tables.lists, 12 * 80 * 14 + 12 * 20 + (6 + 1) * 28 + 24 * 20);
     config.replacement = SPIN_KV_BUCKETED;
     spin_kv_plan_tables(&config, &tables);
     assert_int_equal(tables.directory, 24 * 20 * 2);
