@@ -19,9 +19,9 @@ struct spin_rope_frequencies {
 };
 
 uint64_t spin_rope_table_bytes(uint32_t positions, uint32_t rotary_dim);
-/* Writes the rows of positions [first, first + count) of the table that starts at `cos_sin`
- * ([positions][rotary_dim / 2][2]): a table of 128K positions is filled as sequences reach them. */
+/* Writes the rows of positions [first, first + count) to `rows` ([count][rotary_dim / 2][2]): a
+ * table of 128K positions is filled as sequences reach them. */
 void spin_rope_table_fill(const struct spin_rope_frequencies *frequencies, uint32_t first,
-                          uint32_t count, float *cos_sin);
+                          uint32_t count, float *rows);
 
 SPIN_END_DECLS

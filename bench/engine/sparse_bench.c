@@ -110,6 +110,7 @@ static spin_status decode(struct bench *bench, struct side *side, uint32_t steps
         const float *logits = NULL;
         SPIN_TRY(spin_forward_decode(side->forward, side->steps, bench->streams, &hidden));
         SPIN_TRY(spin_forward_logits(side->forward, hidden, bench->streams, &logits));
+        SPIN_TRY(spin_forward_decode_end(side->forward));
         for (uint32_t s = 0; s < bench->streams; s++) {
             side->steps[s].token = argmax(logits + (uint64_t)s * vocab, vocab);
             side->steps[s].position++;

@@ -12,7 +12,7 @@ static void test_against_long_double(void **state)
     struct test_memory memory = spin_test_memory_create(spin_rope_table_bytes(positions, 8));
     float *table = spin_test_memory_data(&memory);
     spin_rope_table_fill(&source, 0, 70000, table);
-    spin_rope_table_fill(&source, 70000, positions - 70000, table);
+    spin_rope_table_fill(&source, 70000, positions - 70000, table + UINT64_C(70000) * 8);
     for (uint32_t p = 0; p < positions; p += 97) {
         for (uint32_t i = 0; i < 4; i++) {
             const long double angle = (long double)p * (long double)frequencies[i];

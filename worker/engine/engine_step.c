@@ -197,6 +197,7 @@ static spin_status decode(struct spin_engine *engine, const struct spin_command 
         spin_scheduler_replayed(engine->scheduler, command->batch[i]);
     }
     SPIN_TRY(draw_batch(engine, command, hidden));
+    SPIN_TRY(counted(spin_forward_decode_end(engine->forward)));
     const uint64_t elapsed_ns = spin_now_ns(engine->clock) - start_ns;
     spin_engine_count(engine, SPIN_ENGINE_METRIC_DECODE_STEPS, 1);
     spin_engine_observe_ns(engine, SPIN_ENGINE_METRIC_STEP, elapsed_ns);

@@ -1,22 +1,26 @@
 #include "worker/engine/score.h"
 
 #include "base/assert.h"
-#include "worker/engine/forward.h"
+#include "base/clock.h"
 
 #include <stdlib.h>
 
 /* Rows of one lm_head product: enough to read the weights seldom, few enough for a large
  * vocabulary. */
 #define LOGITS_ROWS 16u
+#define GRAPHS 32u
+#define WAIT_NS (60 * SPIN_NS_PER_S) /* for one pass; a chunk of a large model's layer is long */
 
 struct spin_scorer {
     struct spin_scorer_config config;
     const struct spin_model *model;
     struct spin_stream *stream;
+    struct spin_stream *own; /* the same, or NULL */
     struct spin_kv *kv;
     struct spin_forward *forward;
     struct spin_grid grid;
-    float *hidden; /* [super_chunk_tokens][hidden] */
+    float *hidden; /* device [super_chunk_tokens][hidden] */
+    float *rows;   /* host [LOGITS_ROWS][vocab] */
     spin_kv_seq seq;
     bool open;
     uint32_t tokens; /* in the sequence */
@@ -35,6 +39,7 @@ struct spin_scorer_config spin_scorer_config_default(const struct spin_model *mo
                                        .chunk_tokens = 128,
                                        .super_chunk_tokens = 2048,
                                        .sparse = spin_sparse_options_default(),
+                                       .graphs_max = GRAPHS,
                                        .kv_hbm_bytes = 0,
                                        .kv_replacement = SPIN_KV_SLOT_LRU,
                                        .kv_poison = false};
@@ -96,7 +101,10 @@ static spin_status create_parts(struct spin_scorer *scorer, struct spin_error *e
 {
     const struct spin_scorer_config *config = &scorer->config;
     const struct spin_model_config *shape = &scorer->model->config;
-    SPIN_TRY(spin_stream_create_cpu(config->threads, &scorer->stream, err));
+    if (config->stream == NULL) {
+        SPIN_TRY(spin_stream_create_cpu(config->threads, &scorer->own, err));
+    }
+    scorer->stream = config->stream != NULL ? config->stream : scorer->own;
     SPIN_TRY(create_kv(scorer, err));
     SPIN_TRY(alloc_lists(scorer, err));
     const struct spin_forward_config forward = {.model = scorer->model,
@@ -108,13 +116,17 @@ static spin_status create_parts(struct spin_scorer *scorer, struct spin_error *e
                                                 .tokens_max = config->tokens_max,
                                                 .logits_rows_max = LOGITS_ROWS,
                                                 .sparse = config->sparse,
-                                                .observer = config->observer};
+                                                .observer = config->observer,
+                                                .graphs_max = config->graphs_max};
     SPIN_TRY(spin_forward_create(&forward, &scorer->forward, err));
-    void *hidden = NULL;
+    void *memory = NULL;
     SPIN_TRY(spin_device_alloc(scorer->stream,
                                (uint64_t)config->super_chunk_tokens * shape->hidden * sizeof(float),
-                               &hidden, err));
-    scorer->hidden = hidden;
+                               &memory, err));
+    scorer->hidden = memory;
+    SPIN_TRY(spin_host_alloc(scorer->stream, (uint64_t)LOGITS_ROWS * shape->vocab * sizeof(float),
+                             &memory, err));
+    scorer->rows = memory;
     return SPIN_OK;
 }
 
@@ -161,8 +173,9 @@ void spin_scorer_destroy(struct spin_scorer *scorer)
     spin_kv_destroy(scorer->kv);
     if (scorer->stream != NULL) {
         spin_device_free(scorer->stream, scorer->hidden);
+        spin_host_free(scorer->stream, scorer->rows);
     }
-    spin_stream_destroy(scorer->stream);
+    spin_stream_destroy(scorer->own);
     free(scorer->slots);
     free(scorer->row_offset);
     free(scorer->visible);
@@ -209,6 +222,21 @@ static spin_status check_room(const struct spin_scorer *scorer, uint32_t tokens,
     return SPIN_OK;
 }
 
+/* The logits of `count` hidden rows, on the host; everything submitted is done. */
+static spin_status read_logits(struct spin_scorer *scorer, const float *hidden, uint32_t count,
+                               const float **out)
+{
+    const uint64_t bytes = (uint64_t)count * scorer->model->config.vocab * sizeof(float);
+    const float *logits = NULL;
+    SPIN_TRY(spin_forward_logits(scorer->forward, hidden, count, &logits));
+    if (!spin_device_is_host(scorer->stream)) {
+        SPIN_TRY(spin_device_read(scorer->stream, scorer->rows, logits, bytes));
+        logits = scorer->rows;
+    }
+    *out = logits;
+    return spin_stream_sync(scorer->stream, WAIT_NS);
+}
+
 /* Hands over the rows of one chunk after its last layer. */
 static spin_status emit_rows(struct spin_scorer *scorer, const struct spin_unit *unit,
                              const struct spin_score_rows *rows)
@@ -217,9 +245,9 @@ static spin_status emit_rows(struct spin_scorer *scorer, const struct spin_unit 
     for (uint32_t at = SPIN_MAX(unit->begin, rows->first); at < unit->end;) {
         const uint32_t count = SPIN_MIN(LOGITS_ROWS, unit->end - at);
         const float *logits = NULL;
-        SPIN_TRY(spin_forward_logits(
-            scorer->forward, scorer->hidden + (uint64_t)(at - unit->super_begin) * shape->hidden,
-            count, &logits));
+        SPIN_TRY(read_logits(scorer,
+                             scorer->hidden + (uint64_t)(at - unit->super_begin) * shape->hidden,
+                             count, &logits));
         for (uint32_t i = 0; i < count; i++) {
             rows->row(rows->context, at + i, logits + (uint64_t)i * shape->vocab);
         }
@@ -236,6 +264,7 @@ static spin_status run_units(struct spin_scorer *scorer, const int32_t *tokens, 
         const struct spin_forward_unit unit = {
             .seq = scorer->seq, .unit = cursor.unit, .tokens = tokens, .hidden = scorer->hidden};
         SPIN_TRY(spin_forward_prefill(scorer->forward, &unit));
+        SPIN_TRY(spin_stream_sync(scorer->stream, WAIT_NS));
         if (cursor.unit.layer + 1 == scorer->grid.layers) {
             SPIN_TRY(emit_rows(scorer, &cursor.unit, rows));
         }
@@ -276,7 +305,10 @@ spin_status spin_scorer_decode(struct spin_scorer *scorer, int32_t token, const 
     float *hidden = NULL;
     status = spin_forward_decode(scorer->forward, &step, 1, &hidden);
     if (status == SPIN_OK) {
-        status = spin_forward_logits(scorer->forward, hidden, 1, out_logits);
+        status = read_logits(scorer, hidden, 1, out_logits);
+    }
+    if (status == SPIN_OK) {
+        status = spin_forward_decode_end(scorer->forward);
     }
     if (status != SPIN_OK) {
         return spin_fail(err, status, "decode step at position %u failed", scorer->tokens);
@@ -295,10 +327,17 @@ void spin_scorer_get_sparse_stats(const struct spin_scorer *scorer, struct spin_
     spin_forward_get_sparse_stats(scorer->forward, out);
 }
 
+void spin_scorer_get_graph_stats(const struct spin_scorer *scorer,
+                                 struct spin_forward_graph_stats *out)
+{
+    spin_forward_get_graph_stats(scorer->forward, out);
+}
+
 struct spin_page_lists spin_scorer_pages(struct spin_scorer *scorer, uint32_t layer)
 {
     SPIN_ASSERT(scorer->open);
     SPIN_ASSERT_GE(scorer->tokens, 1);
+    SPIN_ASSERT(spin_device_is_host(scorer->stream));
     const struct spin_kv_view *view = spin_kv_get_view(scorer->kv);
     const uint32_t sequence = spin_kv_get_host_batch(scorer->kv, layer).sequence[0];
     SPIN_ASSERT_EQ(view->residency[sequence], SPIN_KV_RESIDENT);

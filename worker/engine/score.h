@@ -5,16 +5,14 @@
  *            operations.
  * Tiers      Prompts are prefilled densely; decode steps attend as `sparse` says. With a small
  *            kv_hbm_bytes pages come and go as in the engine under pressure; logits stay the same.
- * Ownership  Borrows the model; owns stream, KV and forward pass.
+ * Ownership  Borrows the model, and a stream if it is given one; owns KV and forward pass.
  * Threading  One thread at a time.
- * Units      Tokens; logits are [vocab] floats.
+ * Units      Tokens; logits are [vocab] floats of host memory.
  * Errors     INVALID: a token out of range, a sparse option. LIMIT: more than tokens_max tokens, or
  *            a pool that is too small for them. What an operation returns. */
 #pragma once
 
-#include "kernels/ops.h"
-#include "model/weights/model.h"
-#include "worker/sparse/sparse.h"
+#include "worker/engine/forward.h"
 
 SPIN_BEGIN_DECLS
 
@@ -22,12 +20,14 @@ struct spin_scorer; /* private to score.c */
 
 struct spin_scorer_config {
     const struct spin_ops *ops;        /* NULL: spin_ops_best_cpu() */
-    uint32_t threads;                  /* compute threads; default 1 */
+    struct spin_stream *stream;        /* of `ops`, where the weights are; NULL: on processors */
+    uint32_t threads;                  /* compute threads there; default 1 */
     uint32_t tokens_max;               /* of the sequence; default: what the model was made for */
     uint32_t chunk_tokens;             /* default 128 */
     uint32_t super_chunk_tokens;       /* default 2048 */
     struct spin_sparse_options sparse; /* of decode steps; default dense */
     struct spin_sparse_observer observer; /* default none */
+    uint32_t graphs_max;   /* see spin_forward_config; default 32, where the stream records */
     uint64_t kv_hbm_bytes; /* default 0: room for tokens_max, so that everything stays resident */
     enum spin_kv_replacement kv_replacement; /* default slot_lru */
     bool kv_poison;                          /* tests: see spin_kv_set_poison; default false */
@@ -59,10 +59,12 @@ SPIN_MUST_USE spin_status spin_scorer_decode(struct spin_scorer *scorer, int32_t
 
 void spin_scorer_get_kv_stats(const struct spin_scorer *scorer, struct spin_kv_stats *out);
 void spin_scorer_get_sparse_stats(const struct spin_scorer *scorer, struct spin_sparse_stats *out);
+void spin_scorer_get_graph_stats(const struct spin_scorer *scorer,
+                                 struct spin_forward_graph_stats *out);
 
 /* One layer's K and V of the sequence so far, as they are stored; valid until the next call. For
  * comparisons: what a page holds is part of what a reference has to agree with. The sequence is
- * resident (asserted), as it is with the default pool. */
+ * resident, as it is with the default pool, and the host reads device memory (both asserted). */
 struct spin_page_lists spin_scorer_pages(struct spin_scorer *scorer, uint32_t layer);
 
 SPIN_END_DECLS

@@ -1,3 +1,6 @@
+/* Index and Offload of a layer write what no operation of the same step reads, so they run on the
+ * side lane, beside the rest of the layer. They read its lists: the lane is joined before Select
+ * makes the next layer's. */
 #include "base/assert.h"
 #include "worker/sparse/sparse_internal.h"
 
@@ -5,20 +8,49 @@
 
 struct spin_sparse {
     struct spin_sparse_config config;
-    struct spin_kv_window *windows;    /* [sequences_max]: of the step */
-    struct spin_kv_window *everything; /* [sequences_max]: of layers that stay dense */
+    /* [sequences_max] windows of the step: on the host, on their way, and on the device. */
+    void *staged;
+    void *windows;
+    void *everything;        /* device [sequences_max]: windows of layers that stay dense: zeros */
+    uint32_t list_tokens[2]; /* of the step, the longest list: where all is taken, and chosen */
     void *workspace;
     struct spin_sparse_stats stats;
 };
 
-static spin_status alloc_workspace(struct spin_sparse *sparse, struct spin_error *err)
+static uint64_t windows_bytes(const struct spin_sparse_config *config)
 {
-    const struct spin_sparse_config *config = &sparse->config;
-    const struct spin_kv_select_args largest = {.view = spin_kv_get_view(config->kv),
+    return config->sequences_max * sizeof(struct spin_kv_window);
+}
+
+static uint64_t workspace_bytes(const struct spin_sparse_config *config,
+                                const struct spin_kv_view *view)
+{
+    const struct spin_kv_select_args largest = {.view = view,
                                                 .batch = {.count = config->sequences_max},
                                                 .summary = config->options.algorithm->summary,
                                                 .q_heads = config->q_heads};
-    return spin_device_alloc(config->stream, config->ops->kv_select_workspace_bytes(&largest),
+    return config->ops->kv_select_workspace_bytes(&largest);
+}
+
+uint64_t spin_sparse_plan_bytes(const struct spin_sparse_config *config,
+                                const struct spin_kv_config *kv)
+{
+    const struct spin_kv_view view = {.layout = kv->layout,
+                                      .page_tokens = kv->page_tokens,
+                                      .partition_tokens = kv->partition_tokens,
+                                      .summary_bytes = kv->summary_bytes,
+                                      .blocks_max = spin_kv_blocks_for(kv->tokens_max)};
+    return 2 * windows_bytes(config) + workspace_bytes(config, &view);
+}
+
+static spin_status alloc_memory(struct spin_sparse *sparse, struct spin_error *err)
+{
+    const struct spin_sparse_config *config = &sparse->config;
+    const uint64_t bytes = windows_bytes(config);
+    SPIN_TRY(spin_host_alloc(config->stream, bytes, &sparse->staged, err));
+    SPIN_TRY(spin_device_alloc(config->stream, bytes, &sparse->windows, err));
+    SPIN_TRY(spin_device_alloc(config->stream, bytes, &sparse->everything, err));
+    return spin_device_alloc(config->stream, workspace_bytes(config, spin_kv_get_view(config->kv)),
                              &sparse->workspace, err);
 }
 
@@ -32,20 +64,13 @@ spin_status spin_sparse_create(const struct spin_sparse_config *config, struct s
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "sparse pipeline: %zu bytes", sizeof *sparse);
     }
     sparse->config = *config;
-    spin_status status = SPIN_OK;
-    sparse->windows = calloc(config->sequences_max, sizeof *sparse->windows);
-    sparse->everything = calloc(config->sequences_max, sizeof *sparse->everything);
-    if (sparse->windows == NULL || sparse->everything == NULL) {
-        status = spin_fail(err, SPIN_ERR_NO_MEMORY, "sparse pipeline: windows of %u sequences",
-                           config->sequences_max);
-        goto fail;
+    const spin_status status = alloc_memory(sparse, err);
+    if (status != SPIN_OK) {
+        spin_sparse_destroy(sparse);
+        return status;
     }
-    SPIN_TRY_GOTO(status, alloc_workspace(sparse, err), fail);
     *out = sparse;
     return SPIN_OK;
-fail:
-    spin_sparse_destroy(sparse);
-    return status;
 }
 
 void spin_sparse_destroy(struct spin_sparse *sparse)
@@ -53,27 +78,45 @@ void spin_sparse_destroy(struct spin_sparse *sparse)
     if (sparse == NULL) {
         return;
     }
-    spin_device_free(sparse->config.stream, sparse->workspace);
-    free(sparse->windows);
-    free(sparse->everything);
+    struct spin_stream *stream = sparse->config.stream;
+    spin_device_free(stream, sparse->workspace);
+    spin_device_free(stream, sparse->everything);
+    spin_device_free(stream, sparse->windows);
+    spin_host_free(stream, sparse->staged);
     free(sparse);
 }
 
 /* The algorithm's first layers may stay dense; the one after them answers for all others. */
-void spin_sparse_step_begin(struct spin_sparse *sparse)
+spin_status spin_sparse_step_begin(struct spin_sparse *sparse)
 {
-    const struct spin_sparse_options *options = &sparse->config.options;
+    const struct spin_sparse_config *config = &sparse->config;
+    const struct spin_sparse_options *options = &config->options;
     const uint32_t layer = options->algorithm->dense_layers;
-    const struct spin_kv_batch batch = spin_kv_get_host_batch(sparse->config.kv, 0);
-    SPIN_ASSERT_LE(batch.count, sparse->config.sequences_max);
+    const struct spin_kv_batch batch = spin_kv_get_host_batch(config->kv, 0);
+    struct spin_kv_window *windows = sparse->staged;
+    SPIN_ASSERT_LE(batch.count, config->sequences_max);
+    sparse->list_tokens[0] = 0;
+    sparse->list_tokens[1] = 0;
     for (uint32_t i = 0; i < batch.count; i++) {
-        sparse->windows[i] = spin_sparse_window(options, layer, batch.tokens[i]);
-        if (!spin_sparse_runs_dense(options, batch.tokens[i])) {
+        const uint32_t tokens = batch.tokens[i];
+        windows[i] = spin_sparse_window(options, layer, tokens);
+        const uint32_t left_out = windows[i].local_begin - windows[i].sink_end - windows[i].k;
+        const uint32_t taken = tokens - left_out * options->algorithm->partition_tokens;
+        sparse->list_tokens[0] = SPIN_MAX(sparse->list_tokens[0], tokens);
+        sparse->list_tokens[1] = SPIN_MAX(sparse->list_tokens[1], taken);
+        if (!spin_sparse_runs_dense(options, tokens)) {
             sparse->stats.steps++;
         } else if (options->algorithm->summary != SPIN_SUMMARY_NONE) {
             sparse->stats.dense_fallbacks++;
         }
     }
+    return spin_device_write(config->stream, sparse->windows, windows,
+                             batch.count * sizeof *windows);
+}
+
+uint32_t spin_sparse_list_tokens(const struct spin_sparse *sparse, uint32_t layer)
+{
+    return sparse->list_tokens[layer < sparse->config.options.algorithm->dense_layers ? 0 : 1];
 }
 
 spin_status spin_sparse_retrieve(struct spin_sparse *sparse, uint32_t layer, struct spin_matrix q,
@@ -93,6 +136,7 @@ spin_status spin_sparse_retrieve(struct spin_sparse *sparse, uint32_t layer, str
         .windows = layer < algorithm->dense_layers ? sparse->everything : sparse->windows,
         .workspace = sparse->workspace,
     };
+    SPIN_TRY(spin_stream_side_join(config->stream));
     SPIN_TRY(config->ops->kv_select(&args, config->stream));
     if (config->observer.selected != NULL) {
         config->observer.selected(config->observer.context, &args.batch, &args.lists);
@@ -121,8 +165,14 @@ static spin_status index_sealed(struct spin_sparse *sparse, uint32_t layer)
 
 spin_status spin_sparse_seal(struct spin_sparse *sparse, uint32_t layer)
 {
-    SPIN_TRY(index_sealed(sparse, layer));
-    return spin_kv_offload(sparse->config.kv, layer);
+    struct spin_stream *stream = sparse->config.stream;
+    SPIN_TRY(spin_stream_side_begin(stream));
+    spin_status status = index_sealed(sparse, layer);
+    if (status == SPIN_OK) {
+        status = spin_kv_offload(sparse->config.kv, layer);
+    }
+    const spin_status ended = spin_stream_side_end(stream);
+    return status != SPIN_OK ? status : ended;
 }
 
 void spin_sparse_get_stats(const struct spin_sparse *sparse, struct spin_sparse_stats *out)

@@ -8,6 +8,8 @@
  *            (D1). Verify mode has no such steps: its budget takes every candidate at any length.
  * Ownership  Borrows the KV manager, the operations and the stream; owns the windows and a
  *            workspace.
+ * Recording  What a step's calls submit depends on its count of sequences and on the manager's work
+ *            alone: windows are read from memory that spin_sparse_step_begin has written.
  * Threading  The stream's thread; spin_sparse_mandatory: any thread, pure.
  * Units      Tokens, partitions, pages.
  * Errors     INVALID: an option out of range (the text names it). What an operation returns. */
@@ -60,7 +62,8 @@ uint32_t spin_sparse_mandatory(const void *context, uint32_t layer, uint32_t tok
 void spin_sparse_fill_kv_config(const struct spin_sparse_options *options,
                                 struct spin_kv_config *config);
 
-/* Bench and tests: called after Select, before Retrieve. */
+/* Bench and tests: called after Select was submitted, before Retrieve. What it submits becomes part
+ * of a recording, where it is called but once. batch and lists are device memory. */
 struct spin_sparse_observer {
     void *context;
     void (*selected)(void *context, const struct spin_kv_batch *batch,
@@ -83,17 +86,23 @@ struct spin_sparse_stats {
     uint64_t dense_fallbacks; /* those that ran dense because of min_context; not dense's own */
 };
 
+/* Device memory that create will allocate, for a manager of `kv`; config->kv is not read. */
+uint64_t spin_sparse_plan_bytes(const struct spin_sparse_config *config,
+                                const struct spin_kv_config *kv);
 SPIN_MUST_USE spin_status spin_sparse_create(const struct spin_sparse_config *config,
                                              struct spin_sparse **out, struct spin_error *err);
 void spin_sparse_destroy(struct spin_sparse *sparse); /* NULL is allowed */
 
 /* After spin_kv_step_begin: the windows of the step's sequences. */
-void spin_sparse_step_begin(struct spin_sparse *sparse);
-/* Select and Retrieve for one layer of the step: q is [count][q_heads * head_dim], rotated. *out:
- * lists for kv_append and attention. */
+SPIN_MUST_USE spin_status spin_sparse_step_begin(struct spin_sparse *sparse);
+/* Of that step: no list of `layer` sees more tokens. */
+uint32_t spin_sparse_list_tokens(const struct spin_sparse *sparse, uint32_t layer);
+/* Joins the side lane; Select and Retrieve for one layer of the step: q is [count][q_heads *
+ * head_dim], rotated. *out: lists for kv_append and attention. */
 SPIN_MUST_USE spin_status spin_sparse_retrieve(struct spin_sparse *sparse, uint32_t layer,
                                                struct spin_matrix q, struct spin_page_lists *out);
-/* Index and Offload of what this layer's pass, decode or prefill, has sealed; after kv_append. */
+/* Index and Offload of what this layer's pass, decode or prefill, has sealed, on the side lane;
+ * after kv_append. Joined by the next layer's retrieve, and by whoever ends the pass. */
 SPIN_MUST_USE spin_status spin_sparse_seal(struct spin_sparse *sparse, uint32_t layer);
 
 void spin_sparse_get_stats(const struct spin_sparse *sparse, struct spin_sparse_stats *out);

@@ -145,7 +145,7 @@ static spin_status step(struct layer *layer, uint32_t token)
 {
     const struct spin_kv_step one = {.seq = layer->seq, .tokens = token + 1};
     SPIN_TRY(spin_kv_step_begin(layer->kv, &one, 1));
-    spin_sparse_step_begin(layer->sparse);
+    SPIN_TRY(spin_sparse_step_begin(layer->sparse));
     for (uint32_t number = 0; number < LAYERS; number++) {
         struct spin_attention_args args = attention_args(layer, token);
         SPIN_TRY(spin_sparse_retrieve(layer->sparse, number, args.q, &args.pages));
