@@ -17,4 +17,6 @@ const struct spin_ops spin_ops_cuda = {
     .swizzle = SPIN_SWIZZLE_NONE,
     .prefill_is_decode = false,
     .decode_rows_max = 64,
+    .head_dims = {64, 128},
+    .group_max = 16, /* kv_select.cu: two products of eight heads */
 };

@@ -23,6 +23,8 @@
 
 SPIN_BEGIN_DECLS
 
+#define SPIN_OPS_HEAD_DIMS 2u
+
 struct spin_ops {
     const char *name; /* "ref", "cpu", "cuda" */
     enum spin_dtype activation_dtype;
@@ -33,6 +35,9 @@ struct spin_ops {
     /* Rows of a decode step, and of the logits drawn from it, within which a row's bits do not
      * depend on how many there are. */
     uint32_t decode_rows_max;
+    /* Heads that attention and selection have code for. */
+    uint32_t head_dims[SPIN_OPS_HEAD_DIMS]; /* elements; all 0: any */
+    uint32_t group_max;                     /* query heads of a KV head; 0: any */
 
     spin_status (*embed)(const struct spin_embed_args *args, struct spin_stream *stream);
     spin_status (*rms_norm)(const struct spin_rms_norm_args *args, struct spin_stream *stream);

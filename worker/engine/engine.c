@@ -42,28 +42,34 @@ static spin_status create_host(struct spin_engine *engine, struct spin_error *er
 
 static spin_status create_device(struct spin_engine *engine, struct spin_error *err)
 {
-    const struct spin_engine_config *config = &engine->config;
-    SPIN_TRY(spin_stream_create_cpu(config->threads, &engine->stream, err));
     const struct spin_kv_config kv = spin_engine_kv_config(engine);
     SPIN_TRY(spin_kv_create(&kv, engine->stream, &engine->kv, err));
-    const struct spin_forward_config forward = {.model = engine->model,
-                                                .ops = config->ops,
-                                                .stream = engine->stream,
-                                                .kv = engine->kv,
-                                                .grid = engine->grid,
-                                                .sequences_max = config->max_num_seqs,
-                                                .tokens_max = config->max_model_len,
-                                                .logits_rows_max = engine->logits_rows,
-                                                .sparse = config->sparse};
+    const struct spin_forward_config forward = spin_engine_forward_config(engine);
     SPIN_TRY(spin_forward_create(&forward, &engine->forward, err));
-    const uint64_t rows = SPIN_MIN(config->super_chunk_tokens, config->max_model_len);
     for (uint32_t i = 0; i < engine->prefill_slots; i++) {
         void *memory = NULL;
-        SPIN_TRY(spin_device_alloc(
-            engine->stream, rows * engine->model->config.hidden * sizeof(float), &memory, err));
+        SPIN_TRY(spin_device_alloc(engine->stream, spin_engine_hidden_bytes(engine), &memory, err));
         engine->hidden[i] = memory;
     }
-    return SPIN_OK;
+    return spin_engine_create_draws(engine, err);
+}
+
+static spin_status create_stream(struct spin_engine *engine, struct spin_error *err)
+{
+    engine->stream = engine->config.stream;
+    engine->owns_stream = engine->stream == NULL;
+    return engine->owns_stream
+               ? spin_stream_create_cpu(engine->config.threads, &engine->stream, err)
+               : SPIN_OK;
+}
+
+/* What it runs with: numbers in place of defaults, and the stream that they depend on. */
+static spin_status settle(struct spin_engine *engine, struct spin_error *err)
+{
+    const bool length_given = engine->config.max_model_len != 0;
+    SPIN_TRY(spin_engine_resolve_config(engine, err));
+    SPIN_TRY(create_stream(engine, err));
+    return spin_engine_resolve_tiers(engine, length_given, err);
 }
 
 static spin_status create_scheduler(struct spin_engine *engine, struct spin_error *err)
@@ -91,10 +97,12 @@ static void print_memory(const struct spin_engine *engine)
     const struct spin_kv_config config = spin_engine_kv_config(engine);
     struct spin_kv_table_bytes tables;
     spin_kv_plan_tables(&config, &tables);
-    SPIN_INFO("engine memory: kv_hbm_bytes=%" PRIu64 " kv_slabs=%u kv_host_bytes=%" PRIu64
+    SPIN_INFO("engine memory: device=\"%s\" kv_hbm_bytes=%" PRIu64
+              " kv_slabs=%u kv_host_bytes=%" PRIu64
               " kv_blocks=%u requests=%u request_bytes=%zu token_array_bytes=%zu",
-              kv.hbm_bytes, kv.slabs, kv.host_bytes, kv.blocks, engine->requests_max,
-              sizeof *engine->jobs, engine->config.max_model_len * sizeof *engine->tokens);
+              spin_device_name(engine->stream), kv.hbm_bytes, kv.slabs, kv.host_bytes, kv.blocks,
+              engine->requests_max, sizeof *engine->jobs,
+              engine->config.max_model_len * sizeof *engine->tokens);
     SPIN_INFO("kv table bytes: directory=%" PRIu64 " page_table=%" PRIu64 " stamps=%" PRIu64
               " slab_lists=%" PRIu64 " lists=%" PRIu64 " summaries=%" PRIu64
               " cpu_page_table=%" PRIu64 " partition_offset=%" PRIu64,
@@ -118,7 +126,7 @@ spin_status spin_engine_create(const struct spin_engine_config *config,
     engine->metrics = metrics;
     spin_mutex_init(&engine->request_kv_mutex);
     spin_status status = SPIN_OK;
-    SPIN_TRY_GOTO(status, spin_engine_resolve_config(engine, err), fail);
+    SPIN_TRY_GOTO(status, settle(engine, err), fail);
     SPIN_TRY_GOTO(status, create_host(engine, err), fail);
     SPIN_TRY_GOTO(status, create_device(engine, err), fail);
     SPIN_TRY_GOTO(status, create_scheduler(engine, err), fail);
@@ -179,12 +187,15 @@ void spin_engine_destroy(struct spin_engine *engine)
     }
     SPIN_ASSERT(!engine->started || engine->stopped);
     spin_scheduler_destroy(engine->scheduler);
+    spin_engine_destroy_draws(engine);
     spin_forward_destroy(engine->forward);
     for (uint32_t i = 0; i < engine->prefill_slots && engine->stream != NULL; i++) {
         spin_device_free(engine->stream, engine->hidden[i]);
     }
     spin_kv_destroy(engine->kv);
-    spin_stream_destroy(engine->stream);
+    if (engine->owns_stream) {
+        spin_stream_destroy(engine->stream);
+    }
     free(engine->holders);
     free(engine->request_kv);
     free(engine->steps);
@@ -206,6 +217,11 @@ void spin_engine_get_load(const struct spin_engine *engine, struct spin_engine_l
 spin_status spin_engine_get_status(const struct spin_engine *engine)
 {
     return spin_door_get_status(engine->door);
+}
+
+const char *spin_engine_get_device(const struct spin_engine *engine)
+{
+    return spin_device_name(engine->stream);
 }
 
 const struct spin_engine_config *spin_engine_get_config(const struct spin_engine *engine)

@@ -3,13 +3,15 @@
  * Why        One thread owns the device, the KV and every sequence, and turns a bounded inbox of
  *            requests into tokens: continuous batching of decode steps with prefill units in
  *            between. No step allocates after warm-up.
- * Ownership  The engine borrows the model and the clock, owns its stream, KV, scheduler and thread.
+ * Ownership  The engine borrows the model, the clock and a stream that it was given, and owns its
+ *            KV, scheduler, thread, and the stream that it was not given.
  * Threading  create, start, stop, destroy: one control thread. submit, cancel, load: any thread.
  * Units      Tokens, bytes, nanoseconds.
  * Errors     submit: INVALID or LIMIT (the text names the field and the limit), EXHAUSTED (queue
  *            full, the text gives a hint), SHUTDOWN, DEVICE_LOST. A request within max_model_len
  *            always fits both tiers: create refuses smaller ones. After OK the sink's finished
- *            is called exactly once; after an error the sink is never called. */
+ *            is called exactly once; after an error the sink is never called. Nothing waits for a
+ *            device without limit: one that does not answer for a minute is lost. */
 #pragma once
 
 #include "base/clock.h"
@@ -23,22 +25,37 @@ SPIN_BEGIN_DECLS
 
 struct spin_engine; /* private to engine.c */
 
+/* Who wants to know that the device is lost: called once, on the engine's thread, after every
+ * request has been told its end. */
+struct spin_engine_watcher {
+    void *context;
+    void (*lost)(void *context); /* NULL: nobody */
+};
+
 struct spin_engine_config {
-    uint32_t max_model_len;          /* tokens; 0: what model and tiers hold, the smaller */
-    uint32_t max_num_seqs;           /* running at once; default 32, 1..1024 */
-    uint32_t max_num_batched_tokens; /* prefill between two decode steps; default 256 on CPU */
-    uint32_t super_chunk_tokens;     /* default 2048 on CPU; a multiple of SPIN_BLOCK_TOKENS */
-    uint32_t chunk_tokens;           /* one unit's tokens; default 128 on CPU */
-    uint32_t max_waiting;            /* the queue's bound; default 256 */
-    uint32_t threads;                /* compute threads; 0: the cores there are */
-    /* Slots; 0: room for max_num_seqs sequences, at most an eighth of the memory, but for one of
-     * max_model_len at least. */
+    uint32_t max_model_len; /* tokens; 0: what model and tiers hold, the smaller */
+    uint32_t max_num_seqs;  /* running at once; default 32, 1..1024, and what the operations take */
+    /* Prefill between two decode steps; 0: 256 on the CPU, 2048 on a GPU. */
+    uint32_t max_num_batched_tokens;
+    /* A multiple of SPIN_BLOCK_TOKENS; 0: 2048 on the CPU, 8192 on a GPU. */
+    uint32_t super_chunk_tokens;
+    uint32_t chunk_tokens; /* one unit's tokens; 0: 128 on the CPU, 2048 on a GPU */
+    uint32_t max_waiting;  /* the queue's bound; default 256 */
+    uint32_t threads;      /* compute threads of the engine's own stream; 0: the cores there are */
+    /* Slots; 0: room for max_num_seqs sequences. On the CPU at most an eighth of the memory, but
+     * for one of max_model_len at least; on a GPU at most what gpu_memory_utilization leaves. */
     uint64_t kv_hbm_bytes;
-    uint64_t kv_host_bytes; /* blocks; 0: the same rule */
-    uint64_t memory_bytes;  /* what those defaults are shares of; 0: what this process may use */
+    /* Blocks; 0: room for max_num_seqs sequences; on the CPU the same rule, on a GPU, where they
+     * are pinned, at most half of the memory. */
+    uint64_t kv_host_bytes;
+    uint64_t memory_bytes; /* what those defaults are shares of; 0: what this process may use */
+    /* Of a GPU's memory, by everything that is in it, ours or not; default 0.9. */
+    double gpu_memory_utilization;
     enum spin_kv_replacement kv_replacement;
     struct spin_sparse_options sparse;
     const struct spin_ops *ops; /* NULL: spin_ops_best_cpu() */
+    struct spin_stream *stream; /* where the model's weights are; NULL: one of `threads` threads */
+    struct spin_engine_watcher watcher;
 };
 struct spin_engine_config spin_engine_config_default(void);
 
@@ -78,6 +95,11 @@ struct spin_engine_request_kv {
     uint64_t misses;
 };
 
+/* UNSUPPORTED: these operations have no code for the model's heads; the text names them. */
+SPIN_MUST_USE spin_status spin_engine_check_model(const struct spin_ops *ops,
+                                                  const struct spin_model *model,
+                                                  struct spin_error *err);
+
 /* `metrics` is made from spin_engine_metrics; NULL: nobody counts. */
 SPIN_MUST_USE spin_status spin_engine_create(const struct spin_engine_config *config,
                                              const struct spin_model *model,
@@ -100,7 +122,7 @@ SPIN_MUST_USE spin_status spin_engine_submit(struct spin_engine *engine,
 void spin_engine_cancel(struct spin_engine *engine, uint64_t ticket);
 
 /* SPIN_OK while requests are taken; SHUTDOWN after stop; DEVICE_LOST after an operation failed:
- * every request has ended with ERROR then, and the process should exit non-zero. */
+ * every request ends with ERROR then, the watcher is told, and the process should exit non-zero. */
 spin_status spin_engine_get_status(const struct spin_engine *engine);
 void spin_engine_get_load(const struct spin_engine *engine, struct spin_engine_load *out);
 /* Up to `max` of the requests that hold KV, oldest first; renewed a few times a second. Returns how
@@ -109,5 +131,7 @@ uint32_t spin_engine_get_requests(struct spin_engine *engine, struct spin_engine
                                   uint32_t max);
 /* The configuration in force, defaults resolved. */
 const struct spin_engine_config *spin_engine_get_config(const struct spin_engine *engine);
+/* What the model runs on, for people: "CPU", "NVIDIA H200". */
+const char *spin_engine_get_device(const struct spin_engine *engine);
 
 SPIN_END_DECLS

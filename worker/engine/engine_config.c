@@ -1,12 +1,7 @@
-/* What an engine runs with: limits, defaults, and what the tiers must hold. */
-#include "base/file.h"
-#include "base/log.h"
+/* What an engine runs with: limits, defaults, and the configurations of its parts. */
 #include "worker/engine/engine_internal.h"
 
-#include <inttypes.h>
 #include <sched.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #define MAX_NUM_SEQS_MAX 1024u
 #define MAX_WAITING_MAX 65536u
@@ -17,9 +12,6 @@
  * same compute, and two long ones, a short one and one about to finish are what fairness needs. */
 #define PREFILL_SLOTS 4u
 
-/* Of the memory, for each tier by default: weights, activations and others want the rest. */
-#define MEMORY_SHARE 8u
-
 /* bucketed: a bucket is one step, so that the working set of 12 steps is exact and an order by age
  * reaches back 62 steps, five times as far. */
 #define KV_BUCKET_SHIFT 0u
@@ -27,22 +19,38 @@
 /* Rows of one lm_head product: enough to read its weights seldom, few enough that the logits of a
  * large vocabulary stay small. */
 #define LOGITS_ROWS_MIN 16u
-#define LOGITS_ROWS_MAX 64u
+
+/* Decode steps that are kept as recordings, where the stream has them: one for each number of rows,
+ * and another one where contexts grow past a power of two. */
+#define GRAPHS_MAX 128u
+
+/* Of prefill, by what it runs on. A chunk is a unit: long enough to keep the device busy, short
+ * enough that nobody waits long for its end; on a GPU 2,048 rows fill it, and a unit of a large
+ * model takes some milliseconds. */
+struct prefill_sizes {
+    uint32_t max_num_batched_tokens;
+    uint32_t super_chunk_tokens;
+    uint32_t chunk_tokens;
+};
+static const struct prefill_sizes sizes_on_cpu = {256, 2048, 128};
+static const struct prefill_sizes sizes_on_gpu = {2048, 8192, 2048};
 
 struct spin_engine_config spin_engine_config_default(void)
 {
     return (struct spin_engine_config){.max_model_len = 0,
                                        .max_num_seqs = 32,
-                                       .max_num_batched_tokens = 256,
-                                       .super_chunk_tokens = 2048,
-                                       .chunk_tokens = 128,
+                                       .max_num_batched_tokens = 0,
+                                       .super_chunk_tokens = 0,
+                                       .chunk_tokens = 0,
                                        .max_waiting = 256,
                                        .threads = 0,
                                        .kv_hbm_bytes = 0,
                                        .kv_host_bytes = 0,
+                                       .gpu_memory_utilization = 0.9,
                                        .kv_replacement = SPIN_KV_SLOT_LRU,
                                        .sparse = spin_sparse_options_default(),
-                                       .ops = NULL};
+                                       .ops = NULL,
+                                       .stream = NULL};
 }
 
 struct limit {
@@ -78,7 +86,57 @@ static spin_status check_config(const struct spin_engine_config *config,
         return spin_fail(err, SPIN_ERR_INVALID, "--super-chunk-tokens %u: must be a multiple of %u",
                          config->super_chunk_tokens, SPIN_BLOCK_TOKENS);
     }
+    if (!(config->gpu_memory_utilization > 0 && config->gpu_memory_utilization <= 1)) {
+        return spin_fail(err, SPIN_ERR_INVALID,
+                         "--gpu-memory-utilization %g: must be above 0 and at most 1",
+                         config->gpu_memory_utilization);
+    }
     return spin_sparse_check(&config->sparse, err);
+}
+
+static bool takes_head_dim(const struct spin_ops *ops, uint32_t head_dim)
+{
+    bool any = true;
+    for (uint32_t i = 0; i < SPIN_OPS_HEAD_DIMS; i++) {
+        if (ops->head_dims[i] == head_dim) {
+            return true;
+        }
+        any = any && ops->head_dims[i] == 0;
+    }
+    return any;
+}
+
+spin_status spin_engine_check_model(const struct spin_ops *ops, const struct spin_model *model,
+                                    struct spin_error *err)
+{
+    const struct spin_model_config *shape = &model->config;
+    const uint32_t group = shape->q_heads / shape->kv_heads;
+    if (!takes_head_dim(ops, shape->head_dim)) {
+        return spin_fail(err, SPIN_ERR_UNSUPPORTED,
+                         "%s has heads of %u elements: the operations '%s' take %u and %u",
+                         model->name, shape->head_dim, ops->name, ops->head_dims[0],
+                         ops->head_dims[1]);
+    }
+    if (ops->group_max != 0 && group > ops->group_max) {
+        return spin_fail(err, SPIN_ERR_UNSUPPORTED,
+                         "%s has %u query heads for each KV head: the operations '%s' take %u at "
+                         "most",
+                         model->name, group, ops->name, ops->group_max);
+    }
+    return SPIN_OK;
+}
+
+/* What the operations have no code for. */
+static spin_status check_ops(const struct spin_engine_config *config,
+                             const struct spin_model *model, struct spin_error *err)
+{
+    SPIN_TRY(spin_engine_check_model(config->ops, model, err));
+    if (config->max_num_seqs > config->ops->decode_rows_max) {
+        return spin_fail(err, SPIN_ERR_INVALID,
+                         "--max-num-seqs %u: the operations '%s' take %u at most in a decode step",
+                         config->max_num_seqs, config->ops->name, config->ops->decode_rows_max);
+    }
+    return SPIN_OK;
 }
 
 /* The cores that this process may use: a container's share, not the machine's. */
@@ -89,22 +147,6 @@ static uint32_t count_cores(void)
         return 1;
     }
     return (uint32_t)SPIN_MIN(SPIN_MAX(CPU_COUNT(&set), 1), (int)THREADS_MAX);
-}
-
-/* The machine's memory, or the container's limit where that is lower. */
-static uint64_t memory_bytes(void)
-{
-    const uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    char *text = NULL;
-    uint64_t text_bytes = 0;
-    if (spin_file_read("/sys/fs/cgroup/memory.max", 64, &text, &text_bytes, NULL) != SPIN_OK) {
-        return machine;
-    }
-    char *end = NULL;
-    const uint64_t limit = strtoull(text, &end, 10);
-    const bool is_number = end != text; /* "max": no limit */
-    free(text);
-    return is_number ? SPIN_MIN(limit, machine) : machine;
 }
 
 static struct spin_kv_layout layout_of(const struct spin_engine *engine)
@@ -132,153 +174,47 @@ struct spin_kv_config spin_engine_kv_config(const struct spin_engine *engine)
     return kv;
 }
 
-/* What decides how large the tiers are. */
-struct tiers {
-    struct spin_kv_budget budget;
-    uint64_t column_bytes; /* a slab of every row */
-    uint64_t memory_bytes;
-    uint64_t share_bytes; /* of a tier whose size was not given */
-};
-
-static struct tiers tiers_of(struct spin_engine *engine)
-{
-    const struct spin_kv_config kv = spin_engine_kv_config(engine);
-    engine->slab_bytes = spin_kv_slab_bytes(&kv);
-    engine->block_bytes = spin_block_bytes(&kv.layout);
-    const uint64_t memory =
-        engine->config.memory_bytes != 0 ? engine->config.memory_bytes : memory_bytes();
-    return (struct tiers){.budget = {.layers = kv.layout.layers,
-                                     .kv_heads = kv.layout.kv_heads,
-                                     .page_tokens = kv.page_tokens,
-                                     .demand = kv.demand},
-                          .column_bytes =
-                              (uint64_t)kv.layout.layers * kv.layout.kv_heads * engine->slab_bytes,
-                          .memory_bytes = memory,
-                          .share_bytes = memory / MEMORY_SHARE};
-}
-
-/* Slots that no sequence within `longest` tokens can do without. Its needs grow with its length,
- * except where an algorithm turns sparse: just before, everything is attended to. */
-static uint64_t hbm_needed(const struct spin_engine *engine, const struct tiers *tiers,
-                           uint32_t longest)
-{
-    const uint32_t sparse_from = SPIN_MAX(engine->config.sparse.min_context, 2u);
-    const uint32_t longest_dense = SPIN_MIN(sparse_from - 1, longest);
-    const uint32_t slabs = SPIN_MAX(spin_kv_claim_slabs(&tiers->budget, longest),
-                                    spin_kv_claim_slabs(&tiers->budget, longest_dense));
-    return slabs * engine->slab_bytes;
-}
-
-static uint64_t host_needed(const struct spin_engine *engine, uint32_t longest)
-{
-    return spin_kv_blocks_for(longest) * engine->block_bytes;
-}
-
-/* A length that nobody asked for gives way to the tiers. */
-static spin_status cap_model_len(struct spin_engine *engine, const struct tiers *tiers,
-                                 struct spin_error *err)
-{
-    struct spin_engine_config *config = &engine->config;
-    const uint64_t hbm = config->kv_hbm_bytes != 0 ? config->kv_hbm_bytes : tiers->share_bytes;
-    const uint64_t host = config->kv_host_bytes != 0 ? config->kv_host_bytes : tiers->share_bytes;
-    const uint32_t wanted = config->max_model_len;
-    uint32_t fits = 0;
-    for (uint32_t above = wanted + 1; above - fits > 1;) {
-        const uint32_t tokens = fits + (above - fits) / 2;
-        if (hbm_needed(engine, tiers, tokens) <= hbm && host_needed(engine, tokens) <= host) {
-            fits = tokens;
-        } else {
-            above = tokens;
-        }
-    }
-    if (fits == 0) {
-        return spin_fail(err, SPIN_ERR_INVALID,
-                         "--kv-hbm-bytes %" PRIu64 ", --kv-host-bytes %" PRIu64
-                         ": too small for a sequence of any length",
-                         hbm, host);
-    }
-    if (fits < wanted) {
-        SPIN_WARN("sequences are shorter than the model allows: max_model_len=%u model=%u "
-                  "kv_hbm_bytes=%" PRIu64 " kv_host_bytes=%" PRIu64,
-                  fits, wanted, hbm, host);
-    }
-    config->max_model_len = fits;
-    return SPIN_OK;
-}
-
-/* Sizes that were not given: room for max_num_seqs whole sequences, or a share of the memory; more
- * than that where one sequence needs it. */
-static spin_status fill_tiers(struct spin_engine *engine, const struct tiers *tiers,
-                              struct spin_error *err)
-{
-    struct spin_engine_config *config = &engine->config;
-    const uint32_t longest = config->max_model_len;
-    const uint64_t hbm = hbm_needed(engine, tiers, longest);
-    const uint64_t host = host_needed(engine, longest);
-    const uint64_t whole = spin_kv_full_row(&tiers->budget, longest) * tiers->column_bytes;
-    uint64_t taken = 0;
-    if (config->kv_hbm_bytes == 0) {
-        config->kv_hbm_bytes =
-            SPIN_MIN(config->max_num_seqs * whole, SPIN_MAX(tiers->share_bytes, hbm));
-        taken += config->kv_hbm_bytes;
-    }
-    if (config->kv_host_bytes == 0) {
-        config->kv_host_bytes =
-            SPIN_MIN(config->max_num_seqs * host, SPIN_MAX(tiers->share_bytes, host));
-        taken += config->kv_host_bytes;
-    }
-    if (taken > tiers->memory_bytes / 2) {
-        return spin_fail(err, SPIN_ERR_INVALID,
-                         "--max-model-len %u: a sequence needs %" PRIu64 " bytes of slots and "
-                         "%" PRIu64 " of blocks; tiers without a size (--kv-hbm-bytes, "
-                         "--kv-host-bytes) take half of %" PRIu64 " at most",
-                         longest, hbm, host, tiers->memory_bytes);
-    }
-    return SPIN_OK;
-}
-
-static spin_status check_tiers(const struct spin_engine *engine, const struct tiers *tiers,
-                               struct spin_error *err)
+struct spin_forward_config spin_engine_forward_config(const struct spin_engine *engine)
 {
     const struct spin_engine_config *config = &engine->config;
-    const uint32_t longest = config->max_model_len;
-    const uint64_t hbm = hbm_needed(engine, tiers, longest);
-    const uint64_t host = host_needed(engine, longest);
-    if (config->kv_hbm_bytes < hbm) {
-        return spin_fail(err, SPIN_ERR_INVALID,
-                         "--kv-hbm-bytes %" PRIu64 ": a sequence of %u tokens (--max-model-len) "
-                         "needs %" PRIu64 " bytes of slots with --sparse-attention %s",
-                         config->kv_hbm_bytes, longest, hbm, config->sparse.algorithm->name);
-    }
-    if (config->kv_host_bytes < host) {
-        return spin_fail(err, SPIN_ERR_INVALID,
-                         "--kv-host-bytes %" PRIu64 ": a sequence of %u tokens (--max-model-len) "
-                         "needs %" PRIu64 " bytes of blocks",
-                         config->kv_host_bytes, longest, host);
-    }
-    return SPIN_OK;
+    return (struct spin_forward_config){.model = engine->model,
+                                        .ops = config->ops,
+                                        .stream = engine->stream,
+                                        .kv = engine->kv,
+                                        .grid = engine->grid,
+                                        .sequences_max = config->max_num_seqs,
+                                        .tokens_max = config->max_model_len,
+                                        .logits_rows_max = engine->logits_rows,
+                                        .graphs_max = GRAPHS_MAX,
+                                        .sparse = config->sparse};
 }
 
-static spin_status resolve_tiers(struct spin_engine *engine, bool length_given,
-                                 struct spin_error *err)
+uint64_t spin_engine_hidden_bytes(const struct spin_engine *engine)
 {
-    const struct tiers tiers = tiers_of(engine);
-    if (!length_given) {
-        SPIN_TRY(cap_model_len(engine, &tiers, err));
-    }
-    SPIN_TRY(fill_tiers(engine, &tiers, err));
-    return check_tiers(engine, &tiers, err);
+    const struct spin_engine_config *config = &engine->config;
+    const uint64_t rows = SPIN_MIN(config->super_chunk_tokens, config->max_model_len);
+    return rows * engine->model->config.hidden * sizeof(float);
 }
 
-spin_status spin_engine_resolve_config(struct spin_engine *engine, struct spin_error *err)
+static void fill_defaults(struct spin_engine *engine)
 {
     struct spin_engine_config *config = &engine->config;
+    const bool on_cpu = config->stream == NULL || spin_device_is_host(config->stream);
+    const struct prefill_sizes *sizes = on_cpu ? &sizes_on_cpu : &sizes_on_gpu;
     if (config->ops == NULL) {
         config->ops = spin_ops_best_cpu();
     }
-    const bool length_given = config->max_model_len != 0;
-    if (!length_given) {
+    if (config->max_model_len == 0) {
         config->max_model_len = SPIN_MIN(engine->model->config.context_max, SPIN_KV_TOKENS_MAX);
+    }
+    if (config->max_num_batched_tokens == 0) {
+        config->max_num_batched_tokens = sizes->max_num_batched_tokens;
+    }
+    if (config->super_chunk_tokens == 0) {
+        config->super_chunk_tokens = sizes->super_chunk_tokens;
+    }
+    if (config->chunk_tokens == 0) {
+        config->chunk_tokens = SPIN_MIN(sizes->chunk_tokens, config->super_chunk_tokens);
     }
     if (config->sparse.algorithm == NULL) {
         config->sparse.algorithm = &spin_sparse_dense;
@@ -286,14 +222,21 @@ spin_status spin_engine_resolve_config(struct spin_engine *engine, struct spin_e
     if (config->threads == 0) {
         config->threads = count_cores();
     }
+}
+
+spin_status spin_engine_resolve_config(struct spin_engine *engine, struct spin_error *err)
+{
+    struct spin_engine_config *config = &engine->config;
+    fill_defaults(engine);
     SPIN_TRY(check_config(config, &engine->model->config, err));
-    SPIN_TRY(resolve_tiers(engine, length_given, err));
-    engine->replay = config->sparse.algorithm != &spin_sparse_dense;
+    SPIN_TRY(check_ops(config, engine->model, err));
+    engine->replay =
+        config->sparse.algorithm != &spin_sparse_dense || !config->ops->prefill_is_decode;
     engine->prefill_slots = SPIN_MIN(PREFILL_SLOTS, config->max_num_seqs);
     /* Every place is a request that waits or is in flight. */
     engine->requests_max = config->max_waiting + config->max_num_seqs;
     engine->logits_rows =
-        SPIN_MIN(SPIN_MAX(config->max_num_seqs, LOGITS_ROWS_MIN), LOGITS_ROWS_MAX);
+        SPIN_MIN(SPIN_MAX(config->max_num_seqs, LOGITS_ROWS_MIN), SPIN_LOGITS_ROWS_MAX);
     engine->grid = (struct spin_grid){.layers = engine->model->config.layers,
                                       .super_chunk_tokens = config->super_chunk_tokens,
                                       .chunk_tokens = config->chunk_tokens};

@@ -53,14 +53,16 @@ static void time_token(struct spin_engine *engine, struct spin_job *job, uint64_
     spin_engine_count(engine, SPIN_ENGINE_METRIC_GENERATED_TOKENS, 1);
 }
 
-static void emit(struct spin_engine *engine, struct spin_job *job, const float *logits,
-                 int32_t token)
+static void tell(struct spin_engine *engine, struct spin_job *job,
+                 const struct spin_outcome *outcome)
 {
     const struct spin_request *request = &job->request;
     struct spin_top_logprob top[SPIN_TOP_LOGPROBS_MAX];
-    struct spin_sampled sampled = {.token = token, .logprob = NAN};
-    if (request->logprobs || request->top_logprobs > 0) {
-        sampled = describe(engine, job, logits, token, top);
+    struct spin_sampled sampled = {.token = outcome->token, .logprob = NAN};
+    if (request->logprobs && outcome->logits == NULL) {
+        sampled.logprob = outcome->logprob;
+    } else if (request->logprobs || request->top_logprobs > 0) {
+        sampled = describe(engine, job, outcome->logits, outcome->token, top);
     }
     request->sink.token(request->sink.context, &sampled);
 }
@@ -75,39 +77,26 @@ static bool is_stop(const struct spin_request *request, int32_t token)
     return false;
 }
 
-void spin_engine_draw(struct spin_engine *engine, struct spin_job *job, const float *logits,
-                      uint64_t now_ns)
+void spin_engine_emit(struct spin_engine *engine, struct spin_job *job,
+                      const struct spin_outcome *outcome, uint64_t now_ns)
 {
-    const struct spin_request *request = &job->request;
-    const uint32_t generated = job->known_tokens - request->prompt_count;
-    const struct spin_sampler_row row = {
-        .logits = logits,
-        .vocab = engine->model->config.vocab,
-        .sampling = &request->sampling,
-        .tokens = job->tokens,
-        .prompt_count = request->prompt_count,
-        .generated_count = generated,
-        .masked = request->stop_tokens,
-        .masked_count = generated < request->min_tokens ? request->stop_token_count : 0,
-    };
     if (job->prefilled_ns == 0) {
         job->prefilled_ns = now_ns;
     }
-    int32_t token = 0;
-    job->status = spin_sampler_draw(&row, engine->sampler, &token);
+    job->status = outcome->status;
     if (job->status != SPIN_OK) {
         spin_scheduler_end(engine->scheduler, spin_job_index(job), SPIN_FINISH_ERROR);
         return;
     }
-    if (is_stop(request, token)) {
-        job->stop_token = token;
+    if (is_stop(&job->request, outcome->token)) {
+        job->stop_token = outcome->token;
         spin_scheduler_end(engine->scheduler, spin_job_index(job), SPIN_FINISH_STOP);
         return;
     }
     SPIN_ASSERT_LT(job->known_tokens, spin_job_tokens_max(job));
-    job->tokens[job->known_tokens++] = token;
+    job->tokens[job->known_tokens++] = outcome->token;
     time_token(engine, job, now_ns);
-    emit(engine, job, logits, token);
+    tell(engine, job, outcome);
     spin_scheduler_token(engine->scheduler, spin_job_index(job));
 }
 
@@ -138,9 +127,8 @@ spin_status spin_engine_tell_prompt(struct spin_engine *engine, struct spin_job 
     while (at < end) {
         const uint32_t count = SPIN_MIN(engine->logits_rows, end - at);
         const float *logits = NULL;
-        SPIN_TRY(spin_forward_logits(engine->forward,
-                                     hidden + (uint64_t)(at - unit->super_begin) * shape->hidden,
-                                     count, &logits));
+        SPIN_TRY(spin_engine_read_logits(
+            engine, hidden + (uint64_t)(at - unit->super_begin) * shape->hidden, count, &logits));
         for (uint32_t i = 0; i < count; i++) {
             SPIN_ASSERT_EQ(job->prompt_told, at + i + 1);
             tell_prompt_token(engine, job, logits + (uint64_t)i * shape->vocab);

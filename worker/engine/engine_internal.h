@@ -1,13 +1,18 @@
 /* engine_internal: what the files of the engine share: engine.c (life), engine_config.c (what it
- * runs with), engine_submit.c (the caller's side), engine_step.c (the engine's thread),
- * engine_emit.c (tokens and endings), engine_report.c (numbers for others).
+ * runs with), engine_tiers.c (how large the KV is), engine_submit.c (the caller's side),
+ * engine_step.c (the engine's thread), engine_draw.c (hidden rows become tokens), engine_emit.c
+ * (tokens and endings), engine_report.c (numbers for others).
  *
  * Why        One struct holds the state, so that what belongs to which thread is said once.
- * Ownership  The engine owns everything here but model, clock and metrics. A job belongs to the
+ * Ownership  The engine owns everything here but model, clock, metrics and a stream that it was
+ *            given. A job belongs to the
  *            thread that entered with its ticket until it is pushed into the inbox, then to the
  *            engine's thread until its place is released.
  * Threading  door and load: any thread. inbox: pushed from any thread. request_kv: under its mutex.
- *            Everything else: the engine's thread, once it runs. */
+ *            Everything else: the engine's thread, once it runs.
+ * Device     Whatever a decode step or a unit of prefill submits is waited for, within a limit,
+ *            before the next call into the KV manager: so the host changes nothing that the device
+ *            is still reading, and a device that is lost is found out within that limit. */
 #pragma once
 
 #include "base/mutex.h"
@@ -23,6 +28,9 @@
 #include <pthread.h>
 
 SPIN_BEGIN_DECLS
+
+/* Rows of one lm_head product at most. */
+#define SPIN_LOGITS_ROWS_MAX 64u
 
 /* A request from submit to finish. */
 struct spin_job {
@@ -66,10 +74,12 @@ struct spin_engine {
     bool stopped;
 
     struct spin_stream *stream;
+    bool owns_stream;
     struct spin_kv *kv;
     struct spin_forward *forward;
     struct spin_scheduler *scheduler;
     struct spin_sampler_scratch *sampler;
+    struct spin_draws *draws; /* private to engine_draw.c */
     struct spin_grid grid;
     uint32_t prefill_slots;
     uint32_t logits_rows;                  /* of one lm_head product */
@@ -80,6 +90,8 @@ struct spin_engine {
     uint64_t slab_bytes;
     uint64_t block_bytes;
     bool replay; /* generated tokens have to go through decode steps again (D1) */
+    bool lost;   /* the device; every request that is known is ending */
+    bool lost_told;
     uint64_t orders;
     struct spin_engine_load load;
     double hit_ratio;
@@ -97,11 +109,21 @@ struct spin_engine {
 
 /* engine_config.c */
 
-/* Defaults become numbers; what cannot work is refused by name. */
+/* Defaults become numbers, but for the tiers; what cannot work is refused by name. */
 SPIN_MUST_USE spin_status spin_engine_resolve_config(struct spin_engine *engine,
                                                      struct spin_error *err);
 /* The manager's configuration; `demand` borrows the engine's. */
 struct spin_kv_config spin_engine_kv_config(const struct spin_engine *engine);
+struct spin_forward_config spin_engine_forward_config(const struct spin_engine *engine);
+/* The hidden states of a super-chunk. */
+uint64_t spin_engine_hidden_bytes(const struct spin_engine *engine);
+
+/* engine_tiers.c */
+
+/* The sizes of the tiers, and a max_model_len that nobody gave, which gives way to them. The stream
+ * is there, and on a GPU everything that others than the engine keep there is. */
+SPIN_MUST_USE spin_status spin_engine_resolve_tiers(struct spin_engine *engine, bool length_given,
+                                                    struct spin_error *err);
 
 /* The body of the engine's thread: returns when the engine was stopped and every sink has been
  * told. */
@@ -118,11 +140,37 @@ void spin_engine_average_step(struct spin_engine *engine, const struct spin_kv_s
                               uint64_t elapsed_ns);
 void spin_engine_average_prefill(struct spin_engine *engine, uint32_t tokens, uint64_t elapsed_ns);
 
+/* engine_draw.c */
+
+SPIN_MUST_USE spin_status spin_engine_create_draws(struct spin_engine *engine,
+                                                   struct spin_error *err);
+void spin_engine_destroy_draws(struct spin_engine *engine);
+/* Device memory that create takes; needs the configuration alone. */
+uint64_t spin_engine_draws_bytes(const struct spin_engine *engine);
+/* Submits what gives the next token of each job from its hidden row; count <= logits_rows. */
+SPIN_MUST_USE spin_status spin_engine_submit_draws(struct spin_engine *engine, const uint32_t *jobs,
+                                                   uint32_t count, const float *hidden);
+/* After a sync: each job's token, emitted, or its end. */
+void spin_engine_take_draws(struct spin_engine *engine, const uint32_t *jobs, uint32_t count);
+/* The logits of `count` hidden rows in memory of the host, waited for; valid until the next call of
+ * either. */
+SPIN_MUST_USE spin_status spin_engine_read_logits(struct spin_engine *engine, const float *hidden,
+                                                  uint32_t count, const float **out);
+/* Waits until everything submitted is done; DEVICE_LOST after a minute. */
+SPIN_MUST_USE spin_status spin_engine_sync(struct spin_engine *engine);
+
 /* engine_emit.c */
 
-/* Draws the job's next token from its logits: emitted, or the end of the job. */
-void spin_engine_draw(struct spin_engine *engine, struct spin_job *job, const float *logits,
-                      uint64_t now_ns);
+/* What came of a row. */
+struct spin_outcome {
+    spin_status status; /* CORRUPT: no token */
+    int32_t token;
+    const float *logits; /* NULL: not on the host, and nobody wants more than the next field */
+    float logprob;       /* the token's, where logits is NULL */
+};
+/* The job's next token: emitted, or the end of the job. */
+void spin_engine_emit(struct spin_engine *engine, struct spin_job *job,
+                      const struct spin_outcome *outcome, uint64_t now_ns);
 /* Tells the prompt tokens that the rows of a finished chunk predict. */
 SPIN_MUST_USE spin_status spin_engine_tell_prompt(struct spin_engine *engine, struct spin_job *job,
                                                   const struct spin_unit *unit,

@@ -1,10 +1,11 @@
 /* The engine's thread: events in, one command of the scheduler at a time.
  *
  * What is known of a sequence beyond its prompt, tokens resumed from elsewhere or drawn before a
- * preemption, is prefilled with it where attention is dense: operations are row-invariant, so a
- * token's K and V have the same bits however it came. A sparse algorithm attends differently in
- * prefill and in decode; with one, those tokens go through the decode path again, and nothing is
- * drawn until the last of them has (D1). */
+ * preemption, is prefilled with it where attention is dense and the operations are row-invariant
+ * whatever the rows: a token's K and V have the same bits then however it came. A sparse algorithm
+ * attends differently in prefill and in decode, and a GPU multiplies many rows in another order
+ * than few; there those tokens go through the decode path again, and nothing is drawn until the
+ * last of them has (D1). */
 #include "base/assert.h"
 #include "base/log.h"
 #include "worker/engine/engine_internal.h"
@@ -62,8 +63,10 @@ static void cancel_jobs(struct spin_engine *engine, bool all)
  * process decides what to do about it. */
 static void fail_device(struct spin_engine *engine, spin_status status)
 {
-    SPIN_ERROR("device failed: operations=%s status=%s; refusing requests from now on",
-               engine->config.ops->name, spin_status_name(status));
+    SPIN_ERROR(
+        "device failed: device=\"%s\" operations=%s status=%s; refusing requests from now on",
+        spin_device_name(engine->stream), engine->config.ops->name, spin_status_name(status));
+    engine->lost = true;
     spin_door_close(engine->door, SPIN_ERR_DEVICE_LOST);
     for (uint32_t i = 0; i < engine->requests_max; i++) {
         if (spin_scheduler_knows(engine->scheduler, i)) {
@@ -121,15 +124,25 @@ static void preempt(struct spin_engine *engine, const struct spin_command *comma
     spin_engine_count(engine, SPIN_ENGINE_METRIC_PREEMPTIONS, 1);
 }
 
-/* The last hidden row of a finished prompt gives the first token. */
-static spin_status draw_first(struct spin_engine *engine, struct spin_job *job,
-                              const struct spin_unit *unit, const float *hidden)
+/* Everybody knows by now that the device is lost: whoever runs the process, too. */
+static void tell_lost(struct spin_engine *engine)
 {
+    const struct spin_engine_watcher *watcher = &engine->config.watcher;
+    if (engine->lost && !engine->lost_told && watcher->lost != NULL) {
+        watcher->lost(watcher->context);
+    }
+    engine->lost_told = engine->lost;
+}
+
+/* The last hidden row of a finished prompt gives the first token. */
+static spin_status draw_first(struct spin_engine *engine, const struct spin_command *command)
+{
+    const struct spin_unit *unit = &command->unit;
     const uint64_t last_row = unit->end - 1 - unit->super_begin;
-    const float *logits = NULL;
-    SPIN_TRY(spin_forward_logits(engine->forward, hidden + last_row * engine->model->config.hidden,
-                                 1, &logits));
-    spin_engine_draw(engine, job, logits, spin_now_ns(engine->clock));
+    const float *hidden = engine->hidden[command->slot] + last_row * engine->model->config.hidden;
+    SPIN_TRY(spin_engine_submit_draws(engine, &command->request, 1, hidden));
+    SPIN_TRY(spin_engine_sync(engine));
+    spin_engine_take_draws(engine, &command->request, 1);
     return SPIN_OK;
 }
 
@@ -142,6 +155,7 @@ static spin_status prefill(struct spin_engine *engine, const struct spin_command
     const struct spin_forward_unit args = {
         .seq = job->seq, .unit = *unit, .tokens = job->tokens, .hidden = hidden};
     SPIN_TRY(spin_forward_prefill(engine->forward, &args));
+    SPIN_TRY(spin_engine_sync(engine));
     if (unit->layer + 1 == engine->grid.layers && job->request.prompt_logprobs) {
         SPIN_TRY(spin_engine_tell_prompt(engine, job, unit, hidden));
     }
@@ -157,24 +171,27 @@ static spin_status prefill(struct spin_engine *engine, const struct spin_command
     }
     /* Nothing is drawn where there is nothing to generate, or tokens are to be replayed first. */
     const bool over = job->known_tokens == spin_job_tokens_max(job);
-    return over || unit->end < job->known_tokens ? SPIN_OK : draw_first(engine, job, unit, hidden);
+    return over || unit->end < job->known_tokens ? SPIN_OK : draw_first(engine, command);
 }
 
-static spin_status draw_batch(struct spin_engine *engine, const struct spin_command *command,
-                              const float *hidden)
+/* The end of a step that was submitted: its draws go with it as far as one product of logits
+ * reaches, so that the device is waited for once. */
+static spin_status finish_step(struct spin_engine *engine, const struct spin_command *command,
+                               const float *hidden)
 {
-    const struct spin_model_config *shape = &engine->model->config;
-    for (uint32_t at = 0; at < command->draw_count;) {
+    const uint64_t width = engine->model->config.hidden;
+    uint32_t at = 0;
+    do {
+        const uint32_t *jobs = command->batch + at;
         const uint32_t count = SPIN_MIN(engine->logits_rows, command->draw_count - at);
-        const float *logits = NULL;
-        SPIN_TRY(spin_forward_logits(engine->forward, hidden + (uint64_t)at * shape->hidden, count,
-                                     &logits));
-        for (uint32_t i = 0; i < count; i++) {
-            spin_engine_draw(engine, job_of(engine, command->batch[at + i]),
-                             logits + (uint64_t)i * shape->vocab, spin_now_ns(engine->clock));
+        SPIN_TRY(spin_engine_submit_draws(engine, jobs, count, hidden + at * width));
+        SPIN_TRY(spin_engine_sync(engine));
+        if (at == 0) {
+            SPIN_TRY(counted(spin_forward_decode_end(engine->forward)));
         }
+        spin_engine_take_draws(engine, jobs, count);
         at += count;
-    }
+    } while (at < command->draw_count);
     return SPIN_OK;
 }
 
@@ -196,8 +213,7 @@ static spin_status decode(struct spin_engine *engine, const struct spin_command 
     for (uint32_t i = command->draw_count; i < command->batch_count; i++) {
         spin_scheduler_replayed(engine->scheduler, command->batch[i]);
     }
-    SPIN_TRY(draw_batch(engine, command, hidden));
-    SPIN_TRY(counted(spin_forward_decode_end(engine->forward)));
+    SPIN_TRY(finish_step(engine, command, hidden));
     const uint64_t elapsed_ns = spin_now_ns(engine->clock) - start_ns;
     spin_engine_count(engine, SPIN_ENGINE_METRIC_DECODE_STEPS, 1);
     spin_engine_observe_ns(engine, SPIN_ENGINE_METRIC_STEP, elapsed_ns);
@@ -273,6 +289,9 @@ void spin_engine_run(struct spin_engine *engine)
         }
         struct spin_command command;
         spin_scheduler_next(engine->scheduler, now_ns, &command);
+        if (command.kind == SPIN_COMMAND_IDLE) {
+            tell_lost(engine);
+        }
         if (quiet && is_over(engine, &command)) {
             return;
         }

@@ -3,8 +3,6 @@
 #include "base/assert.h"
 #include "kvstore/block/layout.h"
 
-enum ops_choice { OPS_AUTO, OPS_CPU, OPS_REF };
-
 /* A constant of its own: ranges are doubles, and this one comes out of a division of integers. */
 enum { CONTEXT_MAX = SPIN_KV_TOKENS_MAX };
 
@@ -112,31 +110,34 @@ static const struct spin_option options[] = {
      .default_value = "32",
      .min = 1,
      .max = 1024,
-     .help = "Sequences that run at once."},
+     .help = "Sequences that run at once; 64 at most on a GPU."},
     {.name = "max-num-batched-tokens",
      .type = SPIN_OPTION_U32,
      FIELD(max_num_batched_tokens),
-     .default_value = "256",
-     .min = 1,
+     .default_value = "0",
+     .min = 0,
      .max = 1 << 20,
      .unit = "tokens",
-     .help = "Prompt tokens, all layers, that may run between two decode steps."},
+     .help = "Prompt tokens, all layers, that may run between two decode steps; 0: 256 on the CPU, "
+             "2048 on a GPU."},
     {.name = "super-chunk-tokens",
      .type = SPIN_OPTION_U32,
      FIELD(super_chunk_tokens),
-     .default_value = "2048",
-     .min = SPIN_BLOCK_TOKENS,
+     .default_value = "0",
+     .min = 0,
      .max = 1 << 20,
      .unit = "tokens",
-     .help = "Part of a prompt that goes through all layers before the next; a multiple of 128."},
+     .help = "Part of a prompt that goes through all layers before the next; a multiple of 128; 0: "
+             "2048 on the CPU, 8192 on a GPU."},
     {.name = "prefill-chunk-tokens",
      .type = SPIN_OPTION_U32,
      FIELD(prefill_chunk_tokens),
-     .default_value = "128",
-     .min = 1,
+     .default_value = "0",
+     .min = 0,
      .max = 1 << 16,
      .unit = "tokens",
-     .help = "Rows of one prefill unit; cancels and deadlines act between units."},
+     .help = "Rows of one prefill unit; cancels and deadlines act between units; 0: 128 on the "
+             "CPU, 2048 on a GPU."},
     {.name = "max-waiting",
      .type = SPIN_OPTION_U32,
      FIELD(max_waiting),
@@ -150,22 +151,41 @@ static const struct spin_option options[] = {
      .default_value = "0",
      .min = 0,
      .max = 1024,
-     .help = "Compute threads; 0: one per core."},
+     .help = "Compute threads of the CPU's operations; 0: one per core."},
+    {.name = "device",
+     .type = SPIN_OPTION_CHOICE,
+     FIELD(device),
+     .default_value = "auto",
+     .choices = "auto,cuda,cpu",
+     NO_RANGE,
+     .help = "Where the model runs: cuda, the first GPU (CUDA_VISIBLE_DEVICES says which that is), "
+             "of sm_90a; auto, a GPU where build, machine and model allow it, else the CPU: a line "
+             "of the log says which, and why."},
+    {.name = "gpu-memory-utilization",
+     .type = SPIN_OPTION_DOUBLE,
+     FIELD(gpu_memory_utilization),
+     .default_value = "0.9",
+     .min = 0.01,
+     .max = 1,
+     .help = "How much of a GPU's memory may be in use, whoever uses it: slots of KV get what is "
+             "left of that beside the weights, the activations and other processes."},
     {.name = "kv-hbm-bytes",
      .type = SPIN_OPTION_BYTES,
      FIELD(kv_hbm_bytes),
      .default_value = "0",
      NO_RANGE,
      .help = "The HBM tier: slots for the KV pages that the next steps read; 0: room for "
-             "max-num-seqs sequences or an eighth of the memory, the smaller, but for one of "
-             "max-model-len in any case; tiers without a size take half of the memory at most."},
+             "max-num-seqs sequences, but on a GPU no more than gpu-memory-utilization leaves, and "
+             "on the CPU an eighth of the memory, or room for one of max-model-len if that is "
+             "more; tiers without a size take half of the memory at most there."},
     {.name = "kv-host-bytes",
      .type = SPIN_OPTION_BYTES,
      FIELD(kv_host_bytes),
      .default_value = "0",
      NO_RANGE,
-     .help = "The host tier: blocks for the KV of every token in flight; 0: the same rule as "
-             "for kv-hbm-bytes."},
+     .help = "The host tier: blocks for the KV of every token in flight; 0: on the CPU the same "
+             "rule as for kv-hbm-bytes; with a GPU, where it is pinned, room for max-num-seqs "
+             "sequences, but no more than half of the memory."},
     {.name = "kv-replacement",
      .type = SPIN_OPTION_CHOICE,
      FIELD(kv_replacement),
@@ -214,8 +234,9 @@ static const struct spin_option options[] = {
      .default_value = "auto",
      .choices = "auto,cpu,ref",
      NO_RANGE,
-     .help = "The table of operations: cpu is fast (AVX2), ref is the slow oracle, auto is the "
-             "best that this machine runs."},
+     .help = "The table of operations on the CPU: cpu is fast (AVX2), ref is the slow oracle, "
+             "auto is the best that this machine runs; with another value than auto, device auto "
+             "is the CPU."},
     {.name = "log-level",
      .type = SPIN_OPTION_CHOICE,
      FIELD(log_level),
@@ -239,32 +260,26 @@ const struct spin_config_spec spin_worker_config_spec = {
     .option_count = SPIN_ARRAY_COUNT(options),
 };
 
-spin_status spin_worker_options_to_engine(const struct spin_worker_options *options_in,
-                                          struct spin_engine_config *out, struct spin_error *err)
+struct spin_engine_config spin_worker_options_to_engine(const struct spin_worker_options *given)
 {
-    const struct spin_ops *best = spin_ops_best_cpu();
-    if (options_in->ops == OPS_CPU && best != &spin_ops_cpu) {
-        return spin_fail(err, SPIN_ERR_UNSUPPORTED,
-                         "--ops cpu: this processor lacks AVX2 or FMA; use --ops ref");
-    }
-    *out = spin_engine_config_default();
-    out->max_model_len = options_in->max_model_len;
-    out->max_num_seqs = options_in->max_num_seqs;
-    out->max_num_batched_tokens = options_in->max_num_batched_tokens;
-    out->super_chunk_tokens = options_in->super_chunk_tokens;
-    out->chunk_tokens = options_in->prefill_chunk_tokens;
-    out->max_waiting = options_in->max_waiting;
-    out->threads = options_in->threads;
-    out->kv_hbm_bytes = options_in->kv_hbm_bytes;
-    out->kv_host_bytes = options_in->kv_host_bytes;
-    SPIN_ASSERT_LT(options_in->kv_replacement, SPIN_KV_REPLACEMENTS);
-    out->kv_replacement = (enum spin_kv_replacement)options_in->kv_replacement;
-    SPIN_ASSERT_LT(options_in->sparse_attention, spin_sparse_algorithm_count);
-    out->sparse = (struct spin_sparse_options){
-        .algorithm = spin_sparse_algorithms[options_in->sparse_attention],
-        .budget_tokens = options_in->sparse_budget,
-        .min_context = options_in->sparse_min_context,
-        .verify = options_in->sparse_verify};
-    out->ops = options_in->ops == OPS_REF ? &spin_ops_ref : best;
-    return SPIN_OK;
+    struct spin_engine_config config = spin_engine_config_default();
+    config.max_model_len = given->max_model_len;
+    config.max_num_seqs = given->max_num_seqs;
+    config.max_num_batched_tokens = given->max_num_batched_tokens;
+    config.super_chunk_tokens = given->super_chunk_tokens;
+    config.chunk_tokens = given->prefill_chunk_tokens;
+    config.max_waiting = given->max_waiting;
+    config.threads = given->threads;
+    config.gpu_memory_utilization = given->gpu_memory_utilization;
+    config.kv_hbm_bytes = given->kv_hbm_bytes;
+    config.kv_host_bytes = given->kv_host_bytes;
+    SPIN_ASSERT_LT(given->kv_replacement, SPIN_KV_REPLACEMENTS);
+    config.kv_replacement = (enum spin_kv_replacement)given->kv_replacement;
+    SPIN_ASSERT_LT(given->sparse_attention, spin_sparse_algorithm_count);
+    config.sparse =
+        (struct spin_sparse_options){.algorithm = spin_sparse_algorithms[given->sparse_attention],
+                                     .budget_tokens = given->sparse_budget,
+                                     .min_context = given->sparse_min_context,
+                                     .verify = given->sparse_verify};
+    return config;
 }

@@ -1,8 +1,9 @@
-/* Up:    model, tokenizer, engine, service (binds), pages (bind), engine thread, service threads,
- *        membership, ready.
- * Down:  a signal; drain: health and routers are told at once; off the loop, which goes on telling
- *        them, the engine ends its streams within the grace and the service sends their last bytes;
- *        goodbye to the routers; pages; destroy. */
+/* Up:    model, tokenizer, device, weights there, engine, service (binds), pages (bind), engine
+ *        thread, service threads, membership, ready.
+ * Down:  a signal, or the device is lost; drain: health and routers are told at once; off the loop,
+ *        which goes on telling them, the engine ends its streams within the grace and the service
+ *        sends their last bytes; goodbye to the routers; pages; destroy. With a lost device nothing
+ *        is destroyed: what the driver holds may be in use until the process has gone. */
 #include "worker/service/process.h"
 
 #include "base/address.h"
@@ -12,7 +13,9 @@
 #include "base/log.h"
 #include "kvstore/block/key.h"
 #include "model/text/tokenizer.h"
+#include "model/weights/place.h"
 #include "worker/engine/metrics.h"
+#include "worker/service/backend.h"
 #include "worker/service/membership.h"
 #include "worker/service/metrics.h"
 #include "worker/service/pages.h"
@@ -37,7 +40,8 @@ struct process {
     char *config_text; /* what /config shows */
     struct spin_loop *loop;
     struct spin_rpc_thread *rpc; /* of our calls to routers; NULL: we join nobody */
-    struct spin_model *model;
+    struct spin_worker_backend backend;
+    struct spin_model *model; /* its weights where the backend multiplies them */
     struct spin_tokenizer *tokenizer;
     int32_t end_tokens[SPIN_STOP_TOKENS_MAX];
     uint32_t end_token_count;
@@ -47,9 +51,12 @@ struct process {
     bool engine_started;
     struct spin_service *service;
     bool service_started;
-    struct spin_pages *pages;           /* NULL: off */
-    struct spin_membership *membership; /* NULL: we join nobody */
+    struct spin_pages *pages;              /* NULL: off */
+    struct spin_membership *membership;    /* NULL: we join nobody */
+    struct spin_loop_message lost_message; /* posted once, by the engine's thread */
     struct spin_loop_work stopping;
+    bool is_stopping;
+    bool lost; /* the device */
     bool port_file_written;
 };
 
@@ -82,9 +89,12 @@ static void log_memory(const struct process *process)
     const struct spin_engine_config *config = spin_engine_get_config(process->engine);
     /* One token array per request that the engine can know of. */
     const uint64_t requests = (uint64_t)config->max_num_seqs + config->max_waiting;
-    log_memory_row("weights", 1, process->model->weight_bytes, "mapped file");
-    log_memory_row("kv slots", 1, config->kv_hbm_bytes, "heap: the HBM tier");
-    log_memory_row("kv blocks", 1, config->kv_host_bytes, "heap: the host tier");
+    const bool on_gpu = process->backend.stream != NULL;
+    log_memory_row("weights", 1, process->model->weight_bytes, on_gpu ? "GPU" : "mapped file");
+    log_memory_row("kv slots", 1, config->kv_hbm_bytes,
+                   on_gpu ? "GPU: the HBM tier" : "heap: the HBM tier");
+    log_memory_row("kv blocks", 1, config->kv_host_bytes,
+                   on_gpu ? "pinned: the host tier" : "heap: the host tier");
     log_memory_row("request tokens", requests, (uint64_t)config->max_model_len * sizeof(int32_t),
                    "heap");
     log_memory_row("call outboxes", spin_service_calls_max(process->service),
@@ -143,10 +153,28 @@ static spin_status open_model(struct process *process, struct spin_error *err)
     return SPIN_OK;
 }
 
+/* Where the model runs, and its weights there. */
+static spin_status open_device(struct process *process, struct spin_error *err)
+{
+    SPIN_TRY(spin_worker_backend_open(process->options, process->model, &process->backend, err));
+    if (process->backend.stream == NULL) {
+        return SPIN_OK; /* weights are multiplied as they lie in the file */
+    }
+    struct spin_model *placed = NULL;
+    SPIN_TRY(spin_model_place(process->model, process->backend.stream, &placed, err));
+    spin_model_close(process->model);
+    process->model = placed;
+    return SPIN_OK;
+}
+
+static void on_lost(void *context);
+
 static spin_status create_engine(struct process *process, struct spin_error *err)
 {
-    struct spin_engine_config config;
-    SPIN_TRY(spin_worker_options_to_engine(process->options, &config, err));
+    struct spin_engine_config config = spin_worker_options_to_engine(process->options);
+    config.ops = process->backend.ops;
+    config.stream = process->backend.stream;
+    config.watcher = (struct spin_engine_watcher){.context = process, .lost = on_lost};
     SPIN_TRY(spin_metrics_create(spin_engine_metrics, SPIN_ENGINE_METRIC_COUNT,
                                  &process->engine_metrics, err));
     return spin_engine_create(&config, process->model, spin_clock_real(), process->engine_metrics,
@@ -240,6 +268,7 @@ static spin_status create_parts(struct process *process, struct spin_error *err)
 {
     SPIN_TRY(spin_loop_create(&process->loop, err));
     SPIN_TRY(open_model(process, err));
+    SPIN_TRY(open_device(process, err));
     SPIN_TRY(create_engine(process, err));
     SPIN_TRY(create_service(process, err));
     SPIN_TRY(create_pages(process, err));
@@ -260,11 +289,12 @@ static spin_status start_parts(struct process *process, struct spin_error *err)
     SPIN_TRY(write_port_file(process, err));
     const struct spin_engine_config *config = spin_engine_get_config(process->engine);
     const uint64_t spent_ns = spin_now_ns(spin_clock_real()) - process->started_ns;
-    SPIN_INFO("listening: grpc=%s http=%s ops=%s threads=%u max_model_len=%u algorithm=%s",
+    SPIN_INFO("listening: grpc=%s http=%s device=\"%s\" ops=%s threads=%u max_model_len=%u "
+              "algorithm=%s",
               spin_service_address(process->service),
               process->pages != NULL ? spin_pages_address(process->pages) : NO_PAGES,
-              config->ops->name, config->threads, config->max_model_len,
-              config->sparse.algorithm->name);
+              spin_engine_get_device(process->engine), config->ops->name, config->threads,
+              config->max_model_len, config->sparse.algorithm->name);
     SPIN_INFO("ready in %" PRIu64 " ms", spent_ns / SPIN_NS_PER_MS);
     return SPIN_OK;
 }
@@ -318,7 +348,8 @@ static void on_stopped(struct spin_loop_work *work)
               " slow_readers=%" PRIu64,
               stats.calls, stats.refused, stats.gone, stats.slow_readers);
     if (process->membership != NULL) {
-        spin_membership_leave(process->membership, "shutting down");
+        spin_membership_leave(process->membership,
+                              process->lost ? "its device is lost" : "shutting down");
     } else {
         close_pages(process);
     }
@@ -332,12 +363,12 @@ static void remove_port_file(struct process *process)
     }
 }
 
-static void on_signal(void *context, int number)
+static void shut_down(struct process *process)
 {
-    struct process *process = context;
-    SPIN_INFO("shutting down: signal=%s grace_ms=%" PRIu64,
-              number == SIGTERM ? "SIGTERM" : "SIGINT",
-              process->options->shutdown_grace_ns / SPIN_NS_PER_MS);
+    if (process->is_stopping) {
+        return;
+    }
+    process->is_stopping = true;
     remove_port_file(process);
     spin_service_drain(process->service);
     if (process->membership != NULL) {
@@ -350,9 +381,35 @@ static void on_signal(void *context, int number)
     }
 }
 
+static void on_signal(void *context, int number)
+{
+    struct process *process = context;
+    SPIN_INFO("shutting down: signal=%s grace_ms=%" PRIu64,
+              number == SIGTERM ? "SIGTERM" : "SIGINT",
+              process->options->shutdown_grace_ns / SPIN_NS_PER_MS);
+    shut_down(process);
+}
+
+static void run_lost(struct spin_loop_message *message)
+{
+    struct process *process = SPIN_CONTAINER_OF(message, struct process, lost_message);
+    process->lost = true;
+    SPIN_ERROR("shutting down: the device is lost");
+    shut_down(process);
+}
+
+/* The engine's thread; every stream has been told. */
+static void on_lost(void *context)
+{
+    struct process *process = context;
+    process->lost_message.run = run_lost;
+    spin_loop_post(process->loop, &process->lost_message);
+}
+
 /* What create_parts and start_parts have made, however far they got. */
 static void destroy_parts(struct process *process)
 {
+    process->is_stopping = true; /* for a message about the device that is still on its way */
     remove_port_file(process);
     stop_engine(process);
     spin_membership_destroy(process->membership);
@@ -364,6 +421,7 @@ static void destroy_parts(struct process *process)
     spin_metrics_destroy(process->engine_metrics);
     spin_tokenizer_close(process->tokenizer);
     spin_model_close(process->model);
+    spin_worker_backend_close(&process->backend);
     spin_loop_destroy(process->loop);
     free(process->config_text);
 }
@@ -385,6 +443,10 @@ int spin_worker_process_run(const struct spin_worker_options *options,
         spin_loop_run(process.loop);
     } else {
         SPIN_ERROR("cannot start: %s", err.text);
+    }
+    if (process.lost) {
+        SPIN_ERROR("stopped: the device is lost");
+        _exit(1); /* exit handlers of a driver may wait for the device */
     }
     destroy_parts(&process);
     if (status == SPIN_OK) {

@@ -5,7 +5,9 @@
  * Ownership  Borrows the options and the values until it returns.
  * Threading  The main thread, with no other thread started yet; it becomes the loop's thread.
  * Errors     Logged where they are decided; the result is the exit code: 0 after a clean shutdown,
- *            1 otherwise. A second signal during the shutdown ends the process at once. */
+ *            1 otherwise. A second signal during the shutdown ends the process at once. When the
+ *            device is lost, clients and routers are told, and then it does not return but ends the
+ *            process with 1. */
 #pragma once
 
 #include "worker/service/options.h"

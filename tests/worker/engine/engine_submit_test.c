@@ -232,7 +232,10 @@ static void test_config_is_checked(void **state)
     (void)state;
     const struct spin_sparse_options quest_of_8 = {.algorithm = &spin_sparse_quest,
                                                    .budget_tokens = 8};
-    struct wrong_config wrong[17];
+    static struct spin_ops few_rows;
+    few_rows = spin_ops_ref;
+    few_rows.decode_rows_max = 7;
+    struct wrong_config wrong[21];
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(wrong); i++) {
         wrong[i].config = spin_harness_config();
     }
@@ -243,9 +246,13 @@ static void test_config_is_checked(void **state)
     WRONG("--max-model-len 32769: must be 1 to 32768", max_model_len, 32769);
     WRONG("--max-num-seqs 0: must be 1 to 1024", max_num_seqs, 0);
     WRONG("--max-num-seqs 1025", max_num_seqs, 1025);
-    WRONG("--max-num-batched-tokens 0", max_num_batched_tokens, 0);
+    WRONG("--max-num-seqs 8: the operations 'ref' take 7 at most in a decode step", ops, &few_rows);
+    WRONG("--max-num-batched-tokens 1048577", max_num_batched_tokens, 1048577);
+    WRONG("--gpu-memory-utilization 0: must be above 0 and at most 1", gpu_memory_utilization, 0);
+    WRONG("--gpu-memory-utilization 1.5", gpu_memory_utilization, 1.5);
+    WRONG("--gpu-memory-utilization nan", gpu_memory_utilization, (double)NAN);
     WRONG("--super-chunk-tokens 200: must be a multiple of 128", super_chunk_tokens, 200);
-    WRONG("--super-chunk-tokens 0", super_chunk_tokens, 0);
+    WRONG("--super-chunk-tokens 64: must be 128 to", super_chunk_tokens, 64);
     WRONG("--prefill-chunk-tokens 257: must be 1 to 256", chunk_tokens, 257);
     WRONG("--max-waiting 0", max_waiting, 0);
     WRONG("--threads 65", threads, 65);

@@ -29,8 +29,7 @@ static void test_defaults_are_the_engines(void **state)
     struct spin_worker_options options;
     struct spin_error err = {0};
     SPIN_EXPECT_OK(load(3, argv, &options, &err), &err);
-    struct spin_engine_config got;
-    SPIN_EXPECT_OK(spin_worker_options_to_engine(&options, &got, &err), &err);
+    const struct spin_engine_config got = spin_worker_options_to_engine(&options);
     const struct spin_engine_config wanted = spin_engine_config_default();
     assert_int_equal(got.max_model_len, wanted.max_model_len);
     assert_int_equal(got.max_num_seqs, wanted.max_num_seqs);
@@ -46,7 +45,9 @@ static void test_defaults_are_the_engines(void **state)
     assert_int_equal(got.sparse.budget_tokens, wanted.sparse.budget_tokens);
     assert_int_equal(got.sparse.min_context, wanted.sparse.min_context);
     assert_int_equal(got.sparse.verify, wanted.sparse.verify);
-    assert_ptr_equal(got.ops, spin_ops_best_cpu());
+    assert_true(got.gpu_memory_utilization == wanted.gpu_memory_utilization);
+    assert_null(got.ops); /* backend_test.c */
+    assert_null(got.stream);
     assert_int_equal(options.log_level, SPIN_LOG_INFO);
     assert_true(options.shutdown_grace_ns == 30 * SPIN_NS_PER_S);
 }
@@ -62,9 +63,7 @@ static void test_choices_mean_what_they_say(void **state)
     struct spin_worker_options options;
     struct spin_error err = {0};
     SPIN_EXPECT_OK(load(7, argv, &options, &err), &err);
-    struct spin_engine_config config;
-    SPIN_EXPECT_OK(spin_worker_options_to_engine(&options, &config, &err), &err);
-    assert_ptr_equal(config.ops, &spin_ops_ref);
+    assert_int_equal(options.ops, 2);
     assert_int_equal(options.log_level, SPIN_LOG_TRACE);
 }
 
@@ -80,8 +79,7 @@ static void test_every_algorithm_is_a_choice(void **state)
         struct spin_worker_options options;
         struct spin_error err = {0};
         SPIN_EXPECT_OK(load(5, argv, &options, &err), &err);
-        struct spin_engine_config config;
-        SPIN_EXPECT_OK(spin_worker_options_to_engine(&options, &config, &err), &err);
+        const struct spin_engine_config config = spin_worker_options_to_engine(&options);
         assert_ptr_equal(config.sparse.algorithm, spin_sparse_algorithms[i]);
         assert_ptr_equal(config.sparse.algorithm, spin_sparse_find(name));
     }
@@ -102,8 +100,7 @@ static void test_tiers_and_sparse_options_arrive(void **state)
     struct spin_worker_options options;
     struct spin_error err = {0};
     SPIN_EXPECT_OK(load(10, argv, &options, &err), &err);
-    struct spin_engine_config config;
-    SPIN_EXPECT_OK(spin_worker_options_to_engine(&options, &config, &err), &err);
+    const struct spin_engine_config config = spin_worker_options_to_engine(&options);
     assert_true(config.kv_hbm_bytes == UINT64_C(3) << 20);
     assert_true(config.kv_host_bytes == UINT64_C(5) << 30);
     assert_int_equal(config.kv_replacement, SPIN_KV_BUCKETED);
@@ -121,7 +118,9 @@ static void test_refusals_name_the_option(void **state)
         const char *value;
     } rows[] = {
         {"--max-num-seqs", "0"},       {"--max-num-seqs", "1025"},
-        {"--max-num-seqs", "-1"},      {"--super-chunk-tokens", "127"},
+        {"--max-num-seqs", "-1"},      {"--super-chunk-tokens", "-1"},
+        {"--device", "gpu"},           {"--gpu-memory-utilization", "0"},
+        {"--device", "cuda:1"},        {"--gpu-memory-utilization", "1.1"},
         {"--max-waiting", "0"},        {"--ops", "cuda"},
         {"--kv-hbm-bytes", "1 apple"}, {"--shutdown-grace", "x"},
         {"--max-model-len", "524161"}, {"--sparse-attention", "retroinfer"},
