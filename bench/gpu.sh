@@ -17,7 +17,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 timed_limit_s=150
 sanitized_limit_s=240
 steps=timed,memcheck,racecheck,initcheck
-all_areas=(device rows attention matmul tables select)
+all_areas=(device rows attention matmul tables select draw)
 objects=.cache/bench/gpu-twins-objects
 nvcc="$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)"
 sanitizer="$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")"

@@ -8,6 +8,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/device.h"
+#include "kernels/draw.h"
 #include "kernels/embed.h"
 #include "kernels/kv_append.h"
 #include "kernels/kv_copy.h"
@@ -46,6 +47,8 @@ struct spin_ops {
     spin_status (*kv_append)(const struct spin_kv_append_args *args, struct spin_stream *stream);
     spin_status (*attention)(const struct spin_attention_args *args, struct spin_stream *stream);
     spin_status (*swiglu)(const struct spin_swiglu_args *args, struct spin_stream *stream);
+    /* NULL: the host reads the logits and draws (worker/engine/sampler.h). */
+    spin_status (*draw)(const struct spin_draw_args *args, struct spin_stream *stream);
 
     /* The five operations of the KV manager and its tables. */
     spin_status (*kv_index)(const struct spin_kv_index_args *args, struct spin_stream *stream);

@@ -15,6 +15,7 @@ const struct spin_ops spin_ops_cuda = {
     .kv_append = spin_kv_append_cuda,
     .attention = spin_attention_cuda,
     .swiglu = spin_swiglu_cuda,
+    .draw = spin_draw_cuda,
     .kv_index = spin_kv_index_cuda,
     .kv_select = spin_kv_select_cuda,
     .kv_gather = spin_kv_gather_cuda,

@@ -10,6 +10,7 @@ static void expect_complete(const struct spin_ops *ops, const char *name)
     assert_true(ops->embed != NULL && ops->rms_norm != NULL && ops->matmul != NULL);
     assert_true(ops->rope != NULL && ops->kv_append != NULL && ops->attention != NULL);
     assert_true(ops->swiglu != NULL);
+    assert_null(ops->draw); /* the host draws */
     assert_true(ops->kv_index != NULL && ops->kv_select != NULL);
     assert_true(ops->kv_gather != NULL && ops->kv_offload != NULL);
     for (uint32_t i = 0; i < SPIN_KV_REPLACEMENTS; i++) {

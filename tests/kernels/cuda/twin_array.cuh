@@ -1,4 +1,4 @@
-/* twin_array: device memory of the areas "rows" and "attention", their comparison and their clock.
+/* twin_array: device memory of the areas "rows", "attention", "draw", their comparison and clock.
  *
  * Why        Outputs begin as NaN between canaries, BF16 results are compared in units of the last
  *            place, and times are those of a captured graph: without the host, over many buffers.

@@ -20,6 +20,7 @@ static const struct area areas[] = {
     {"device", spin_twins_device},       {"rows", spin_twins_rows},
     {"attention", spin_twins_attention}, {"matmul", spin_twins_matmul},
     {"tables", spin_twins_tables},       {"select", spin_twins_select},
+    {"draw", spin_twins_draw},
 };
 
 struct options {

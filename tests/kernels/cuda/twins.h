@@ -28,6 +28,7 @@ void spin_twins_select(struct spin_twins *twins);    /* kv_select, kv_index */
 void spin_twins_attention(struct spin_twins *twins); /* attention */
 void spin_twins_rows(struct spin_twins *twins);      /* embed, rms_norm, rope, swiglu */
 void spin_twins_matmul(struct spin_twins *twins);    /* matmul */
+void spin_twins_draw(struct spin_twins *twins);      /* draw */
 
 void spin_twin_check(struct spin_twins *twins, const char *name, bool ok, double value);
 void spin_twin_result(const char *name, double value, const char *unit);
