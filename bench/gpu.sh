@@ -1,22 +1,32 @@
 #!/bin/bash
-# Every CUDA operation against its reference twin, with times and under compute-sanitizer.
+# Everything that is checked and measured on a GPU.
 #
-#   bench/gpu.sh [--steps STEP,...] [FOLDER [AREA...]]
+#   bench/gpu.sh [--steps STEP,...] [FOLDER [AREA...]] [-- OPTION...]
 #
-#   STEP     timed, memcheck, racecheck, initcheck; default: all
+#   STEP     every CUDA operation against its reference twin:
+#              timed, memcheck, racecheck, initcheck
+#            whole models (bench/gpu/model):
+#              model                       the demo model against the reference and against itself
+#              decode-32k, -64k, -128k     decode steps of a 14B shape beside floors and dense attention
+#              ablation                    of those, what each tier adds
+#              prefill                     a prompt of 32K tokens
+#            default: all
 #   FOLDER   for the logs, default .cache/bench/gpu-twins: machine.txt and one log per step
 #   AREA     of tests/kernels/cuda/twins.h, default: all
+#   OPTION   for the programs of whole models: --batches 8 (decode_step --help)
 #
-# Runs .gpu/twins where bench/gpu/pack left one, else what Bazel builds, else what nvcc and gcc build
-# on the spot: a machine with nothing but the CUDA toolkit will do. Areas are processes of their own,
-# each with its own limit of time; timed ones run alone, sanitized ones side by side. Ends in RESULT
-# lines, and with 1 when anything was BAD, failed or did not end. SPIN_SEED=N repeats a run.
+# Runs what bench/gpu/pack left in .gpu/, else what Bazel builds, else, the twins alone, what nvcc and
+# gcc build on the spot: a machine with nothing but the CUDA toolkit will do. Areas are processes of
+# their own, each with its own limit of time; timed ones run alone, sanitized ones side by side. Ends in
+# RESULT lines, and with 1 when anything was BAD, failed or did not end. SPIN_SEED=N repeats a run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 timed_limit_s=150
 sanitized_limit_s=240
-steps=timed,memcheck,racecheck,initcheck
+program_limit_s=280
+model=.cache/model/SmolLM2-135M-Instruct.Q4_1.gguf # of the step `model`
+steps=timed,memcheck,racecheck,initcheck,model,decode-32k,decode-64k,decode-128k,ablation,prefill
 all_areas=(device rows attention matmul tables select draw)
 objects=.cache/bench/gpu-twins-objects
 nvcc="$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)"
@@ -35,6 +45,14 @@ if [[ ${1:-} == --steps ]]; then
     steps="$2"
     shift 2
 fi
+options=()
+for ((i = 1; i <= $#; i++)); do
+    if [[ ${!i} == -- ]]; then
+        options=("${@:i+1}")
+        set -- "${@:1:i-1}"
+        break
+    fi
+done
 folder="${1:-.cache/bench/gpu-twins}"
 areas=("${@:2}")
 if [[ ${#areas[@]} -eq 0 ]]; then
@@ -76,13 +94,18 @@ build_here() {
         -Xlinker "-rpath,$(dirname "$nvcc")/../lib64"
 }
 
-find_twins() {
+# Where the twins are; and, if this is a place that has them, the programs of whole models.
+find_programs() {
+    programs=
     if [[ -x .gpu/twins ]]; then
         twins=.gpu/twins
+        programs=.gpu
         export LD_LIBRARY_PATH="$PWD/.gpu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     elif command -v bazel >/dev/null; then
-        bazel build --noshow_progress --ui_event_filters=-info //tests/kernels/cuda:twins >&2
+        bazel build --noshow_progress --ui_event_filters=-info //tests/kernels/cuda:twins \
+            //bench/gpu/model:all >&2
         twins="$(bazel info --noshow_progress bazel-bin)/tests/kernels/cuda/twins"
+        programs="$(bazel info --noshow_progress bazel-bin)/bench/gpu/model"
     else
         build_here
         twins="$objects/twins"
@@ -143,29 +166,80 @@ run_step() {
     rm -r "$parts"
 }
 
+# run_program STEP: one whole model, one process.
+run_program() {
+    local step="$1" code=0 command=()
+    case "$step" in
+        model) command=(model_check --model "$model") ;;
+        decode-*k)
+            local thousands="${step#decode-}"
+            command=(decode_step --contexts $((${thousands%k} * 1024)) --seed "$seed")
+            ;;
+        ablation)
+            command=(decode_step --ablation --algorithms shadowkv --contexts "32768,131072"
+                --batches "8,16" --seed "$seed")
+            ;;
+        prefill) command=(prefill --seed "$seed") ;;
+    esac
+    printf '%s\n' "${command[*]} --device cuda --threads $(nproc) ${options[*]}"
+    timeout --kill-after=10 "$program_limit_s" "$programs/${command[0]}" "${command[@]:1}" --device cuda \
+        --threads "$(nproc)" "${options[@]}" 2>&1 || code=$?
+    printf '== exit %d: %s\n' "$code" "$step"
+}
+
+# Why a step cannot be run here; nothing where it can.
+missing() {
+    case "$1" in
+        timed) ;;
+        memcheck | racecheck | initcheck) [[ -x $sanitizer ]] || echo "no compute-sanitizer" ;;
+        model)
+            [[ -n $programs ]] || echo "no program; bench/gpu/pack"
+            [[ -f $model ]] || echo "no $model; bench/gpu/model_pieces"
+            ;;
+        decode-32k | decode-64k | decode-128k | ablation | prefill)
+            [[ -n $programs ]] || echo "no program; bench/gpu/pack"
+            ;;
+        *)
+            printf 'no step %s\n' "$1" >&2
+            exit 2
+            ;;
+    esac
+}
+
 if ! command -v nvidia-smi >/dev/null; then
     printf 'skipped: no NVIDIA driver\n'
     exit 0
 fi
-find_twins
+find_programs
 mkdir -p "$folder"
-rm -f "$folder"/{machine.txt,timed.log,memcheck.log,racecheck.log,initcheck.log}
+rm -f "$folder/machine.txt"
 describe_machine 2>&1 | tee "$folder/machine.txt"
 logs=()
 for step in ${steps//,/ }; do
-    if [[ $step != timed && ! -x $sanitizer ]]; then
-        printf 'skipped: no compute-sanitizer for %s\n' "$step"
+    log="$folder/$step.log"
+    why="$(missing "$step")"
+    rm -f "$log"
+    if [[ -n $why ]]; then
+        printf 'skipped: %s: %s\n' "$step" "$why"
         continue
     fi
-    run_step "$step"
-    logs+=("$folder/$step.log")
-    printf '%s: %d ok, %d BAD\n' "$step" "$(grep -c '^CHECK .* ok ' "$folder/$step.log" || true)" \
-        "$(grep -c '^CHECK .* BAD ' "$folder/$step.log" || true)"
+    case "$step" in
+        timed | memcheck | racecheck | initcheck)
+            run_step "$step"
+            printf '%s: %d ok, %d BAD\n' "$step" "$(grep -c '^CHECK .* ok ' "$log" || true)" \
+                "$(grep -c '^CHECK .* BAD ' "$log" || true)"
+            ;;
+        *) { cat "$folder/machine.txt" && run_program "$step"; } 2>&1 | tee "$log" ;;
+    esac
+    logs+=("$log")
 done
 
 # What went wrong, in short; the logs have the rest.
-bad='^CHECK .* BAD |^FAIL|assertion failed|device lost|^========= (ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9])'
+bad='^CHECK .*BAD |^FAIL|assertion failed|device lost|^========= (ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9])'
 status=0
+if [[ ${#logs[@]} -eq 0 ]]; then
+    exit 0
+fi
 if grep -HE "$bad|^== exit [1-9]" "${logs[@]}" | grep -vE 'device lost: gpu=0 what=wait why=not done in time'; then
     status=1
 fi
