@@ -230,6 +230,26 @@ static void print_kv(const struct view *view, const struct row *row)
                   bytes_cell(load->kv_table_bytes).text);
 }
 
+/* A device's name has no bound here but the table's. */
+static void print_device(const struct view *view, const struct row *row)
+{
+    const char *device = row->hello->device[0] != '\0' ? row->hello->device : "-";
+    const int device_width = SPIN_MAX(TABLE_COLUMNS - 2 - view->width, 16);
+    (void)fprintf(view->out, "%-*.*s  %.*s\n", view->width, view->width, row->peer->id,
+                  device_width, device);
+}
+
+static void print_devices(const struct view *view)
+{
+    (void)fprintf(view->out, "\n%-*s  %s\n", view->width, "MEMBER", "DEVICE");
+    for (size_t i = 0; i < view->cluster->n_members; i++) {
+        const struct row row = row_of(view, i);
+        if (is_worker(&row)) {
+            print_device(view, &row);
+        }
+    }
+}
+
 void spin_cluster_view_members(const Spin__V1__ClusterDescribeResponse *cluster, const char *target,
                                FILE *out)
 {
@@ -253,6 +273,7 @@ void spin_cluster_view_members(const Spin__V1__ClusterDescribeResponse *cluster,
             print_kv(&view, &row);
         }
     }
+    print_devices(&view);
 }
 
 static void print_request(const struct view *view, const struct row *row,
@@ -318,6 +339,7 @@ static void print_identity(const struct row *row, FILE *out)
     print_text("model", row->model->name, out);
     print_text("version", row->hello->version, out);
     print_text("algorithm", row->hello->algorithm, out);
+    print_text("device", row->hello->device, out);
     (void)fprintf(out,
                   "\"budget_tokens\": %u, \"min_context\": %u, \"kind\": \"%s\""
                   ", \"incarnation\": \"%016" PRIx64 "\", \"reachable\": %s"

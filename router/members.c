@@ -242,6 +242,7 @@ static spin_status read_hello(const struct spin_members *members, const Spin__V1
     SPIN_TRY(read_text("version", hello->version, row->version, sizeof row->version, err));
     SPIN_TRY(read_text("role", hello->role, row->role, sizeof row->role, err));
     SPIN_TRY(read_text("algorithm", hello->algorithm, row->algorithm, sizeof row->algorithm, err));
+    SPIN_TRY(read_text("device", hello->device, row->device, sizeof row->device, err));
     row->budget_tokens = hello->budget_tokens;
     row->min_context = hello->min_context;
     row->kind = hello->kind;

@@ -69,6 +69,7 @@ struct spin_member {
     char version[32];
     char role[16];
     char algorithm[32];
+    char device[64];
     uint32_t budget_tokens;
     uint32_t min_context;
     uint64_t incarnation;

@@ -188,6 +188,7 @@ static void describe(void *context, struct spin_rpc_call *call,
     response.version = borrow_text(SPIN_VERSION);
     response.backend = borrow_text("stub");
     response.algorithm = borrow_text("dense");
+    response.device = borrow_text("stub");
     spin_rpc_call_append(call, &response.base);
     spin_rpc_call_finish(call, SPIN_OK, NULL);
 }
@@ -302,6 +303,7 @@ static spin_status open_join(struct worker *worker, struct spin_error *err)
     hello->version = borrow_text(SPIN_VERSION);
     hello->protocol = 1;
     hello->algorithm = borrow_text("dense");
+    hello->device = borrow_text("stub");
     const struct spin_join_config config = {.routers = worker->options.router,
                                             .hello = hello,
                                             .context = worker,

@@ -445,6 +445,7 @@ static void describe_member(struct spin_member *member, uint64_t now_ns, struct 
     out->hello.version = member->version;
     out->hello.protocol = SPIN_MEMBERS_PROTOCOL;
     out->hello.algorithm = member->algorithm;
+    out->hello.device = member->device;
     out->hello.budget_tokens = member->budget_tokens;
     out->hello.min_context = member->min_context;
     out->hello.memory_bytes = member->memory_bytes;

@@ -23,6 +23,7 @@ struct made { /* a cluster of one worker and, where a test wants it, what it sai
     char name[64];
     char role[16];
     char algorithm[16];
+    char device[32];
     char request_ids[3][40];
 };
 
@@ -79,6 +80,8 @@ static void fill(struct made *made)
     (void)snprintf(made->name, sizeof made->name, "a-model-with-a-name-that-is-far-too-long");
     (void)snprintf(made->role, sizeof made->role, "unified");
     (void)snprintf(made->algorithm, sizeof made->algorithm, "shadowkv");
+    (void)snprintf(made->device, sizeof made->device, "NVIDIA H200");
+    made->hello.device = made->device;
     made->peer.id = made->id;
     made->model.name = made->name;
     made->hello.role = made->role;
@@ -156,7 +159,10 @@ static void test_members(void **state)
         "MEMBER           ALGORITHM     HIT  RETRIEVED  EVICTED       HBM USED      HOST USED"
         "    TABLES\n"
         "127.0.0.1:65535  shadowkv    98.2%        700    12.3M  12.0/64.0 MiB    0.5/2.0 GiB"
-        "   1.2 KiB\n");
+        "   1.2 KiB\n"
+        "\n"
+        "MEMBER           DEVICE\n"
+        "127.0.0.1:65535  NVIDIA H200\n");
 }
 
 static void test_requests(void **state)
@@ -221,7 +227,7 @@ static void test_nothing_said(void **state)
     expect_part(&made, MEMBERS, "TABLES\n");
     char *text = print(&made, MEMBERS);
     assert_non_null(strstr(text, "TABLES\n"));
-    assert_string_equal(strstr(text, "TABLES\n"), "TABLES\n");
+    assert_string_equal(strstr(text, "TABLES\n"), "TABLES\n\nMEMBER  DEVICE\n");
     free(text);
     made.cluster.n_members = 0;
     expect(&made, MEMBERS,
@@ -240,7 +246,8 @@ static void test_json(void **state)
     made.hello.min_context = 4096;
     made.load.dense_fallbacks = 5;
     expect_part(&made, JSON,
-                "\"algorithm\": \"shadowkv\", \"budget_tokens\": 512, \"min_context\": 4096, ");
+                "\"algorithm\": \"shadowkv\", \"device\": \"NVIDIA H200\", \"budget_tokens\": 512, "
+                "\"min_context\": 4096, ");
     expect_part(&made, JSON,
                 "\"kv_hits\": 982, \"kv_misses\": 18, \"kv_pages_retrieved\": 700"
                 ", \"kv_evictions\": 12345678"

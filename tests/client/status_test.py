@@ -30,13 +30,15 @@ def test_members_come_work_and_go(tmp_path):
         assert all(row["sequences_max"] > 0 and row["kv_tokens"] > 0 for row in rows)
         table = status(one).splitlines()
         assert "2 members, 2 ready" in table[0]
-        first, second = (place for place, line in enumerate(table) if line.startswith("MEMBER"))
+        first, second, third = (place for place, line in enumerate(table) if line.startswith("MEMBER"))
         assert table[first].split()[:3] == ["MEMBER", "ROLE", "STATE"]
         assert all(cluster.NAME in line and "ready" in line
                    for line in table[first + 1:first + 3])
         assert table[second].split()[:3] == ["MEMBER", "ALGORITHM", "HIT"]
-        assert all("dense" in line for line in table[second + 1:])
-        assert len(table) == second + 3 and all(len(line) <= 100 for line in table)
+        assert all("dense" in line for line in table[second + 1:second + 3])
+        assert table[third].split() == ["MEMBER", "DEVICE"]
+        assert all(line.endswith("stub") for line in table[third + 1:])
+        assert len(table) == third + 3 and all(len(line) <= 100 for line in table)
         assert status(one, "--requests").splitlines()[-1] == "no request holds KV"
 
         stream = one.grpc("x", max_tokens=500).wait_first()

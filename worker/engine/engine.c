@@ -110,6 +110,18 @@ static void print_memory(const struct spin_engine *engine)
               tables.summaries, tables.cpu_page_table, tables.partition_offset);
 }
 
+/* Once: asking a GPU takes longer than a step should wait. */
+static void count_device_memory(struct spin_engine *engine)
+{
+    uint64_t total = 0;
+    if (!spin_device_is_host(engine->stream)) {
+        const uint64_t available = spin_device_memory(engine->stream, &total);
+        spin_engine_gauge(engine, SPIN_ENGINE_METRIC_DEVICE_MEMORY_BYTES, (double)total);
+        spin_engine_gauge(engine, SPIN_ENGINE_METRIC_DEVICE_MEMORY_USED_BYTES,
+                          (double)(total - available));
+    }
+}
+
 /* NOLINTNEXTLINE(readability-function-size): what an engine depends on, each by its own name. */
 spin_status spin_engine_create(const struct spin_engine_config *config,
                                const struct spin_model *model, const struct spin_clock *clock,
@@ -131,6 +143,7 @@ spin_status spin_engine_create(const struct spin_engine_config *config,
     SPIN_TRY_GOTO(status, create_device(engine, err), fail);
     SPIN_TRY_GOTO(status, create_scheduler(engine, err), fail);
     print_memory(engine);
+    count_device_memory(engine);
     spin_engine_publish(engine); /* the capacity is known before the first step */
     *out = engine;
     return SPIN_OK;

@@ -36,6 +36,10 @@ SPIN_BEGIN_DECLS
       "Sequences that forgot their slots and wait to go on.") \
     X(SEQUENCES_RESIDENT, "spin_sequences_resident", NULL, GAUGE, \
       "Sequences whose every page keeps its slot.") \
+    X(DEVICE_MEMORY_BYTES, "spin_device_memory_bytes", NULL, GAUGE, \
+      "Memory of the GPU; 0 on the CPU.") \
+    X(DEVICE_MEMORY_USED_BYTES, "spin_device_memory_used_bytes", NULL, GAUGE, \
+      "In use on the GPU, by everybody, when the worker was ready; 0 on the CPU.") \
     X(KV_BYTES, "spin_kv_pool_bytes", NULL, GAUGE, "Size of the HBM pool of slots.") \
     X(KV_USED_BYTES, "spin_kv_used_bytes", NULL, GAUGE, "Bytes of slots granted to sequences.") \
     X(KV_HOST_BYTES, "spin_kv_host_pool_bytes", NULL, GAUGE, "Size of the host tier's blocks.") \

@@ -100,6 +100,7 @@ void spin_service_fill_hello(const struct spin_service *service, struct spin_ser
     out->hello.algorithm = borrow_text(config->sparse.algorithm->name);
     out->hello.budget_tokens = config->sparse.budget_tokens;
     out->hello.min_context = config->sparse.min_context;
+    out->hello.device = borrow_text(spin_engine_get_device(identity->engine));
 }
 
 void spin_service_fill_status(const struct spin_service *service, struct spin_service_status *out)
@@ -148,6 +149,7 @@ void spin_describe_start(void *context, struct spin_rpc_call *call,
     response.draining = spin_service_is_draining(service);
     response.budget_tokens = who.hello.budget_tokens;
     response.min_context = who.hello.min_context;
+    response.device = who.hello.device;
     spin_rpc_call_append(call, &response.base);
     spin_rpc_call_finish(call, SPIN_OK, NULL);
 }

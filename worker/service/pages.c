@@ -74,6 +74,21 @@ static void refresh(struct spin_pages *pages)
                      floor((double)spin_wall_ns() / (double)SPIN_NS_PER_S));
 }
 
+/* What the model runs on: a label that no constant table knows. The driver's name is printable and
+ * without quotes; the engine keeps 63 bytes of it. */
+static uint64_t render_device(const struct spin_pages *pages, char *out, uint64_t capacity)
+{
+    const struct spin_engine *engine = pages->config.engine;
+    const int needed = snprintf(
+        out, capacity,
+        "# HELP spin_device_info What the model runs on, and its operations; always 1.\n"
+        "# TYPE spin_device_info gauge\n"
+        "spin_device_info{%s,device=\"%s\",ops=\"%s\"} 1\n",
+        pages->labels, spin_engine_get_device(engine), spin_engine_get_config(engine)->ops->name);
+    SPIN_ASSERT_GT(needed, 0);
+    return (uint64_t)needed;
+}
+
 /* The one alias whose labels are numbers, so it has no row in a constant table. */
 static uint64_t render_cache_config(const struct spin_pages *pages, char *out, uint64_t capacity)
 {
@@ -95,6 +110,8 @@ static uint64_t render(const struct spin_pages *pages, char *out, uint64_t capac
     const struct spin_metrics *parts[] = {pages->config.engine_metrics,
                                           pages->config.service_metrics};
     uint64_t needed = render_cache_config(pages, out, capacity);
+    const uint64_t before = SPIN_MIN(needed, capacity);
+    needed += render_device(pages, out == NULL ? NULL : out + before, capacity - before);
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(parts); i++) {
         const uint64_t at = SPIN_MIN(needed, capacity);
         needed += spin_metrics_render(parts[i], pages->labels, out == NULL ? NULL : out + at,

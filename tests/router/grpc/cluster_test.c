@@ -27,6 +27,7 @@ struct peer { /* one call of a member or of somebody who asks */
     bool first_reachable;
     uint64_t first_age_ms;
     char first_algorithm[64];
+    char first_device[64];
     uint32_t first_budget_tokens;
     uint64_t first_hits;
     uint32_t first_requests;
@@ -225,6 +226,7 @@ static void say_hello(struct peer *peer, uint64_t incarnation, uint32_t vocab)
     char address[] = "127.0.0.1:9100";
     char name[] = "a model";
     char algorithm[] = "shadowkv";
+    char device[] = "NVIDIA H200";
     Spin__V1__Peer identity;
     Spin__V1__ModelIdentity model;
     Spin__V1__WorkerCapacity capacity;
@@ -248,6 +250,7 @@ static void say_hello(struct peer *peer, uint64_t incarnation, uint32_t vocab)
     hello.kind = SPIN__V1__MEMBER_KIND__MEMBER_WORKER;
     hello.protocol = 1;
     hello.algorithm = algorithm;
+    hello.device = device;
     hello.budget_tokens = 512;
     message.hello = &hello;
     send_message(peer, &message);
@@ -384,6 +387,7 @@ static void on_described(void *context, const struct ProtobufCMessage *message)
         peer->first_age_ms = first->status_age_ms;
         (void)snprintf(peer->first_algorithm, sizeof peer->first_algorithm, "%s",
                        first->hello->algorithm);
+        (void)snprintf(peer->first_device, sizeof peer->first_device, "%s", first->hello->device);
         peer->first_budget_tokens = first->hello->budget_tokens;
         peer->first_hits = first->status->load->kv_hits;
         peer->first_requests = (uint32_t)first->status->n_requests;
@@ -466,6 +470,7 @@ static void test_requests_are_passed_on(void **state)
     run_until(fixture, second_finished);
     assert_int_equal(asking->code, SPIN_RPC_OK);
     assert_string_equal(asking->first_algorithm, "shadowkv");
+    assert_string_equal(asking->first_device, "NVIDIA H200");
     assert_int_equal(asking->first_budget_tokens, 512);
     assert_true(asking->first_hits == UINT64_C(1) << 40);
     assert_int_equal(asking->first_requests, SPIN_MEMBER_REQUESTS_MAX);

@@ -101,6 +101,7 @@ def test_hello_is_what_describe_says(router, tmp_path):
         assert (hello.min_context, hello.budget_tokens) == \
             (described.min_context, described.budget_tokens) == (4096, 0)
         assert hello.version == described.version != ""
+        assert hello.device == described.device != ""
 
 
 def test_status_follows_the_load_at_the_routers_interval(router, tmp_path):

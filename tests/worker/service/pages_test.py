@@ -103,6 +103,9 @@ def test_names_that_other_systems_read(plain):
     blocks = int(dict(labels)["num_gpu_blocks"])
     assert dict(labels)["block_size"] == "128"
     assert blocks * 128 == plain.describe().capacity.kv_tokens
+    (_, labels), = families["spin_device_info"].samples
+    assert dict(labels)["device"] == plain.describe().device
+    assert dict(labels)["ops"] == plain.describe().backend
     (_, labels), = families["vllm:lora_requests_info"].samples
     assert dict(labels)["running_lora_adapters"] == dict(labels)["waiting_lora_adapters"] == ""
     stream.cancel()

@@ -55,6 +55,7 @@ def test_describe(worker):
     # docs/kv-layout.md: layers, kv heads, head dim of SmolLM2-135M as little-endian u32.
     assert struct.pack("<III", 30, 3, 64) in answer.model.kv_layout
     assert answer.role == "unified" and answer.algorithm == "dense"
+    assert answer.device == "CPU" or answer.backend == "cuda"
     assert answer.capacity.sequences_max == 32 and answer.capacity.queue_max == 256
     assert answer.min_context == 4096 and answer.budget_tokens == 0
     assert answer.capacity.kv_tokens >= 2048
