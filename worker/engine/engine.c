@@ -72,11 +72,11 @@ static spin_status settle(struct spin_engine *engine, struct spin_error *err)
     return spin_engine_resolve_tiers(engine, length_given, err);
 }
 
-static spin_status create_scheduler(struct spin_engine *engine, struct spin_error *err)
+bool spin_engine_get_scheduling(const struct spin_engine *engine, struct spin_scheduler_config *out)
 {
     struct spin_kv_stats kv;
     spin_kv_get_stats(engine->kv, &kv);
-    const struct spin_scheduler_config config = {
+    *out = (struct spin_scheduler_config){
         .grid = engine->grid,
         .requests_max = engine->requests_max,
         .max_num_seqs = engine->config.max_num_seqs,
@@ -87,6 +87,13 @@ static spin_status create_scheduler(struct spin_engine *engine, struct spin_erro
         .kv_slabs = kv.slabs,
         .budget = spin_kv_get_budget(engine->kv),
     };
+    return engine->replay;
+}
+
+static spin_status create_scheduler(struct spin_engine *engine, struct spin_error *err)
+{
+    struct spin_scheduler_config config;
+    (void)spin_engine_get_scheduling(engine, &config);
     return spin_scheduler_create(&config, &engine->scheduler, err);
 }
 

@@ -24,6 +24,7 @@
 SPIN_BEGIN_DECLS
 
 struct spin_engine; /* private to engine.c */
+struct spin_scheduler_config;
 
 /* Who wants to know that the device is lost: called once, on the engine's thread, after every
  * request has been told its end. */
@@ -131,6 +132,10 @@ uint32_t spin_engine_get_requests(struct spin_engine *engine, struct spin_engine
                                   uint32_t max);
 /* The configuration in force, defaults resolved. */
 const struct spin_engine_config *spin_engine_get_config(const struct spin_engine *engine);
+/* What the scheduler was given, for whoever simulates this engine; `budget` is borrowed until
+ * destroy. Returns whether generated tokens are replayed rather than prefilled (D1). */
+bool spin_engine_get_scheduling(const struct spin_engine *engine,
+                                struct spin_scheduler_config *out);
 /* What the model runs on, for people: "CPU", "NVIDIA H200". */
 const char *spin_engine_get_device(const struct spin_engine *engine);
 
