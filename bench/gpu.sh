@@ -8,6 +8,7 @@
 #            whole models (bench/gpu/model):
 #              model                       the demo model against the reference and against itself
 #              decode-32k, -64k, -128k     decode steps of a 14B shape beside floors and dense attention
+#              trace                       of those, with choices recorded on real text (bench/kv)
 #              ablation                    of those, what each tier adds
 #              prefill                     a prompt of 32K tokens
 #            default: all
@@ -26,7 +27,8 @@ timed_limit_s=150
 sanitized_limit_s=240
 program_limit_s=280
 model=.cache/model/SmolLM2-135M-Instruct.Q4_1.gguf # of the step `model`
-steps=timed,memcheck,racecheck,initcheck,model,decode-32k,decode-64k,decode-128k,ablation,prefill
+trace=.cache/kv/shadowkv.trace                     # of the step `trace`
+steps=timed,memcheck,racecheck,initcheck,model,decode-32k,decode-64k,decode-128k,trace,ablation,prefill
 all_areas=(device rows attention matmul tables select draw)
 objects=.cache/bench/gpu-twins-objects
 nvcc="$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)"
@@ -100,6 +102,9 @@ find_programs() {
     if [[ -x .gpu/twins ]]; then
         twins=.gpu/twins
         programs=.gpu
+        if [[ -f .gpu/shadowkv.trace ]]; then
+            trace=.gpu/shadowkv.trace
+        fi
         export LD_LIBRARY_PATH="$PWD/.gpu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     elif command -v bazel >/dev/null; then
         bazel build --noshow_progress --ui_event_filters=-info //tests/kernels/cuda:twins \
@@ -175,6 +180,7 @@ run_program() {
             local thousands="${step#decode-}"
             command=(decode_step --contexts $((${thousands%k} * 1024)) --seed "$seed")
             ;;
+        trace) command=(decode_step --trace "$trace" --algorithms "dense,shadowkv" --seed "$seed") ;;
         ablation)
             command=(decode_step --ablation --algorithms shadowkv --contexts "32768,131072"
                 --batches "8,16" --seed "$seed")
@@ -195,6 +201,10 @@ missing() {
         model)
             [[ -n $programs ]] || echo "no program; bench/gpu/pack"
             [[ -f $model ]] || echo "no $model; bench/gpu/model_pieces"
+            ;;
+        trace)
+            [[ -n $programs ]] || echo "no program; bench/gpu/pack"
+            [[ -f $trace ]] || echo "no $trace; bench/run kv-locality"
             ;;
         decode-32k | decode-64k | decode-128k | ablation | prefill)
             [[ -n $programs ]] || echo "no program; bench/gpu/pack"

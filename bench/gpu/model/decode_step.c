@@ -15,7 +15,6 @@
  * Checks     Every sparse step counted as one, no fall-backs, every page either hit or missed,
  *            hits not fewer than the overlap allows, logits finite, steps replayed on a GPU. */
 #include "base/config.h"
-#include "base/log.h"
 #include "bench/gpu/model/floor.h"
 #include "bench/gpu/model/numbers.h"
 #include "bench/gpu/model/scene.h"
@@ -30,6 +29,8 @@
 #define SLOTS_STEP 0.5                   /* by which rows shrink until a scene fits */
 #define SLOTS_LEAST 2.0
 #define RUNS_MAX (SPIN_NUMBERS_MAX + 2) /* of a scene: overlaps, parts */
+#define CONTEXT_MAX (1U << 19)
+#define CONTEXT_UNIT 16u /* tokens: whole partitions of every algorithm */
 #define BYTES_PER_MIB 1048576.0
 
 struct options {
@@ -40,6 +41,7 @@ struct options {
     const char *algorithms;
     const char *overlaps_text;
     double returns;
+    const char *trace_path;
     double slots_factor;
     uint32_t budget;
     uint32_t warm;
@@ -73,11 +75,13 @@ static const struct spin_option option_table[] = {
      .help = "Shares of a choice that the next step's keeps."},
     {OPTION("returns", SPIN_OPTION_DOUBLE, returns, "0"), .min = 0, .max = 100, .unit = "%",
      .help = "Share of what is new in a choice that was chosen a few steps before."},
+    {OPTION("trace", SPIN_OPTION_STRING, trace_path, NULL),
+     .help = "Recorded choices (bench/kv) in place of --overlaps, at their own context."},
     {OPTION("slots", SPIN_OPTION_DOUBLE, slots_factor, "6"), .min = 1, .max = 64,
      .help = "Slots of a row, in multiples of what a step reads."},
     {OPTION("budget", SPIN_OPTION_U32, budget, "0"), .max = 1 << 20, .unit = "tokens",
      .help = "Tokens that a step chooses; 0: the algorithm's default."},
-    {OPTION("warm", SPIN_OPTION_U32, warm, "24"), .min = 0, .max = 4096,
+    {OPTION("warm", SPIN_OPTION_U32, warm, "32"), .min = 0, .max = 4096,
      .help = "Steps before the measured ones."},
     {OPTION("steps", SPIN_OPTION_U32, steps, "24"), .min = 1, .max = 4096,
      .help = "Measured steps."},
@@ -103,11 +107,13 @@ static const struct spin_option option_table[] = {
 struct bench {
     struct options options;
     struct spin_rig rig;
+    struct spin_trace trace; /* documents NULL: none */
     double begun_ms;
     double dense_ms[SPIN_NUMBERS_MAX][SPIN_NUMBERS_MAX]; /* by context, batch; 0: not measured */
     uint32_t rows;
     uint32_t skipped;
     uint32_t failed; /* checks */
+    struct spin_error err;
 };
 
 /* What a row is about. */
@@ -184,8 +190,7 @@ static struct spin_scene_config scene_config(struct bench *bench, const struct p
 
 /* NULL with OK: left out, for want of time or memory, and said so. */
 static spin_status open_scene(struct bench *bench, const struct place *place,
-                              struct spin_scene_config *config, struct spin_scene **out,
-                              struct spin_error *err)
+                              struct spin_scene_config *config, struct spin_scene **out)
 {
     *out = NULL;
     bool aliased = false;
@@ -197,7 +202,7 @@ static spin_status open_scene(struct bench *bench, const struct place *place,
         why = "does not fit";
     }
     if (why == NULL) {
-        return spin_scene_open(config, out, err);
+        return spin_scene_open(config, out, &bench->err);
     }
     bench->skipped++;
     print_place(bench, place);
@@ -243,7 +248,8 @@ static void check_row(struct bench *bench, const struct place *place, const stru
     check(bench, result->hits + result->misses > 0, "pages are looked for");
     /* A page that is private or was kept is there: with slots for one list at least it cannot have
      * been evicted in between. One in a hundred for rounding. */
-    check(bench, row->hit + 0.01 >= row->run.overlap, "hits are not fewer than the overlap");
+    check(bench, row->run.trace != NULL || row->hit + 0.01 >= row->run.overlap,
+          "hits are not fewer than the overlap");
 }
 
 static void fill_row(const struct bench *bench, const struct spin_scene_config *config,
@@ -275,9 +281,11 @@ static void print_row(const struct bench *bench, const struct place *place,
     }
     printf("%s\n", aliased ? "  aliased" : "");
     print_result_place(bench, "decode", place);
-    printf(" overlap=%.0f returns=%.0f slots=%.1f ms=%.4f ms_p10=%.4f ms_p90=%.4f ms_mean=%.4f",
-           100 * row->run.overlap, 100 * row->run.returns, config->slots_factor, result->ms,
-           result->ms_p10, result->ms_p90, result->ms_mean);
+    printf(" choices=%s overlap=%.0f returns=%.0f slots=%.1f ms=%.4f ms_p10=%.4f ms_p90=%.4f "
+           "ms_mean=%.4f",
+           row->run.trace != NULL ? "trace" : "drift", 100 * row->run.overlap,
+           100 * row->run.returns, config->slots_factor, result->ms, result->ms_p10, result->ms_p90,
+           result->ms_mean);
     printf(" floor_ms=%.4f floor_serial_ms=%.4f hbm_ms=%.4f pcie_ms=%.4f x=%.3f x_serial=%.3f",
            row->floor.overlapped_ms, row->floor.serial_ms, row->floor.hbm_ms, row->floor.pcie_ms,
            result->ms / row->floor.overlapped_ms, result->ms / row->floor.serial_ms);
@@ -296,15 +304,9 @@ static spin_status measure(struct bench *bench, const struct place *place,
                            const struct spin_scene_config *config, struct spin_scene *scene,
                            struct row *row)
 {
-    struct spin_error err = {.status = SPIN_OK};
     row->run.warm = bench->options.warm;
     row->run.steps = bench->options.steps;
-    const spin_status status = spin_scene_measure(scene, &row->run, &row->result, &err);
-    if (status != SPIN_OK) {
-        SPIN_ERROR("decode_step: %s at %u x %u: %s", place->algorithm->name, config->context,
-                   config->batch, err.text);
-        return status;
-    }
+    SPIN_TRY(spin_scene_measure(scene, &row->run, &row->result, &bench->err));
     fill_row(bench, config, row);
     check_row(bench, place, row);
     bench->rows++;
@@ -342,32 +344,45 @@ static spin_status measure_parts(struct bench *bench, const struct place *place,
     return SPIN_OK;
 }
 
+/* The run of the i-th row at a place. */
+static struct spin_scene_run run_of(const struct bench *bench, const struct place *place,
+                                    uint32_t i)
+{
+    const struct options *options = &bench->options;
+    if (is_dense(place)) {
+        return (struct spin_scene_run){.overlap = 1};
+    }
+    if (bench->trace.documents != NULL) {
+        return (struct spin_scene_run){.trace = &bench->trace};
+    }
+    return (struct spin_scene_run){.overlap = options->overlaps.value[i] / 100.0,
+                                   .returns = options->returns / 100};
+}
+
 static spin_status measure_rows(struct bench *bench, const struct place *place,
                                 const struct spin_scene_config *config, struct spin_scene *scene,
                                 bool aliased)
 {
     const struct options *options = &bench->options;
-    const uint32_t rows = is_dense(place) ? 1 : options->overlaps.count;
+    const bool is_one = is_dense(place) || bench->trace.documents != NULL;
+    const uint32_t rows = is_one ? 1 : options->overlaps.count;
     struct row row = {.hit = 0};
     for (uint32_t i = 0; i < rows; i++) {
-        row = (struct row){
-            .run = {.overlap = is_dense(place) ? 1 : options->overlaps.value[i] / 100.0,
-                    .returns = is_dense(place) ? 0 : options->returns / 100}};
+        row = (struct row){.run = run_of(bench, place, i)};
         SPIN_TRY(measure(bench, place, config, scene, &row));
         if (is_dense(place)) {
             bench->dense_ms[place->context][place->batch] = row.result.ms;
         }
         print_row(bench, place, config, &row, aliased);
     }
-    return options->parts && !is_dense(place) ? measure_parts(bench, place, config, scene, &row)
-                                              : SPIN_OK;
+    return options->parts && !is_one ? measure_parts(bench, place, config, scene, &row) : SPIN_OK;
 }
 
-static spin_status run_place(struct bench *bench, const struct place *place, struct spin_error *err)
+static spin_status run_place(struct bench *bench, const struct place *place)
 {
     struct spin_scene_config config = scene_config(bench, place, bench->options.slots_factor);
     struct spin_scene *scene = NULL;
-    SPIN_TRY(open_scene(bench, place, &config, &scene, err));
+    SPIN_TRY(open_scene(bench, place, &config, &scene));
     if (scene == NULL) {
         return SPIN_OK;
     }
@@ -375,13 +390,12 @@ static spin_status run_place(struct bench *bench, const struct place *place, str
     (void)spin_scene_bytes(&config, &aliased);
     const spin_status status = measure_rows(bench, place, &config, scene, aliased);
     spin_scene_close(scene);
-    return status == SPIN_OK ? SPIN_OK : spin_fail(err, status, "a row failed");
+    return status;
 }
 
 /* --- ablation --- */
 
-static spin_status run_ablation(struct bench *bench, const struct place *place,
-                                struct spin_error *err)
+static spin_status run_ablation(struct bench *bench, const struct place *place)
 {
     const struct options *options = &bench->options;
     static const char *const names[] = {"base", "mandatory", "buffering"};
@@ -392,15 +406,13 @@ static spin_status run_ablation(struct bench *bench, const struct place *place,
         struct row row = {.run = {.overlap = i == 0 ? 0 : options->ablation_overlap / 100,
                                   .returns = i == 0 ? 0 : options->ablation_returns / 100}};
         struct spin_scene *scene = NULL;
-        SPIN_TRY(open_scene(bench, place, &config, &scene, err));
+        SPIN_TRY(open_scene(bench, place, &config, &scene));
         if (scene == NULL) {
             return SPIN_OK;
         }
         const spin_status status = measure(bench, place, &config, scene, &row);
         spin_scene_close(scene);
-        if (status != SPIN_OK) {
-            return spin_fail(err, status, "ablation %s failed", names[i]);
-        }
+        SPIN_TRY(status);
         base_ms = i == 0 ? row.result.ms : base_ms;
         print_place(bench, place);
         printf(" %-9s %8.3f ms  hit %6.4f  %5.2f x base\n", names[i], row.result.ms, row.hit,
@@ -418,7 +430,7 @@ static spin_status run_ablation(struct bench *bench, const struct place *place,
 
 /* --- the program --- */
 
-static spin_status run_algorithms(struct bench *bench, struct place *place, struct spin_error *err)
+static spin_status run_algorithms(struct bench *bench, struct place *place)
 {
     const char *at = bench->options.algorithms;
     while (*at != '\0') {
@@ -428,17 +440,48 @@ static spin_status run_algorithms(struct bench *bench, struct place *place, stru
         at += length + (at[length] == ',' ? 1 : 0);
         place->algorithm = spin_sparse_find(name);
         if (place->algorithm == NULL) {
-            return spin_fail(err, SPIN_ERR_INVALID, "--algorithms: no algorithm '%s'", name);
+            return spin_fail(&bench->err, SPIN_ERR_INVALID, "--algorithms: no algorithm '%s'",
+                             name);
         }
-        SPIN_TRY(bench->options.ablation ? run_ablation(bench, place, err)
-                                         : run_place(bench, place, err));
+        SPIN_TRY(bench->options.ablation ? run_ablation(bench, place) : run_place(bench, place));
     }
     return SPIN_OK;
 }
 
-static spin_status run_all(struct bench *bench, struct spin_error *err)
+/* The only context that a trace is of. */
+static spin_status open_trace(struct bench *bench)
 {
+    struct spin_error *err = &bench->err;
     struct options *options = &bench->options;
+    if (options->trace_path == NULL) {
+        return SPIN_OK;
+    }
+    SPIN_TRY(spin_trace_open(options->trace_path, &bench->trace, err));
+    const uint32_t tokens = bench->trace.documents[0].prompt_tokens;
+    options->contexts = (struct spin_numbers){.count = 1, .value = {tokens}};
+    printf("choices of %s: %u documents of %u tokens, %u steps\n", options->trace_path,
+           bench->trace.shape.documents, tokens, bench->trace.shape.steps);
+    return spin_numbers_check("trace: tokens", &options->contexts, 64, CONTEXT_MAX, err);
+}
+
+/* A prompt that ends in the middle of a page would need somebody to have written it. */
+static spin_status check_contexts(const struct spin_numbers *contexts, struct spin_error *err)
+{
+    for (uint32_t i = 0; i < contexts->count; i++) {
+        if (contexts->value[i] % CONTEXT_UNIT != 0) {
+            return spin_fail(err, SPIN_ERR_INVALID, "a context of %u tokens: no multiple of %u",
+                             contexts->value[i], CONTEXT_UNIT);
+        }
+    }
+    return SPIN_OK;
+}
+
+static spin_status run_all(struct bench *bench)
+{
+    struct spin_error *err = &bench->err;
+    struct options *options = &bench->options;
+    SPIN_TRY(open_trace(bench));
+    SPIN_TRY(check_contexts(&options->contexts, err));
     SPIN_TRY(spin_rig_open(&bench->rig, options->device, options->model, options->threads, err));
     printf("device %s, seed %" PRIu64 ", %u + %u steps, host tier %.1f GiB\n",
            spin_device_name(bench->rig.stream), options->seed, options->warm, options->steps,
@@ -446,7 +489,7 @@ static spin_status run_all(struct bench *bench, struct spin_error *err)
     for (uint32_t c = 0; c < options->contexts.count; c++) {
         for (uint32_t b = 0; b < options->batches.count; b++) {
             struct place place = {.context = c, .batch = b};
-            SPIN_TRY(run_algorithms(bench, &place, err));
+            SPIN_TRY(run_algorithms(bench, &place));
         }
     }
     return SPIN_OK;
@@ -455,13 +498,7 @@ static spin_status run_all(struct bench *bench, struct spin_error *err)
 static spin_status parse_lists(struct options *options, struct spin_error *err)
 {
     SPIN_TRY(spin_numbers_parse("contexts", options->contexts_text, &options->contexts, err));
-    SPIN_TRY(spin_numbers_check("contexts", &options->contexts, 64, 1U << 19, err));
-    for (uint32_t i = 0; i < options->contexts.count; i++) {
-        if (options->contexts.value[i] % 16 != 0) {
-            return spin_fail(err, SPIN_ERR_INVALID, "--contexts: %u: no multiple of 16",
-                             options->contexts.value[i]);
-        }
-    }
+    SPIN_TRY(spin_numbers_check("contexts", &options->contexts, 64, CONTEXT_MAX, err));
     SPIN_TRY(spin_numbers_parse("batches", options->batches_text, &options->batches, err));
     SPIN_TRY(spin_numbers_check("batches", &options->batches, 1, 64, err));
     SPIN_TRY(spin_numbers_parse("overlaps", options->overlaps_text, &options->overlaps, err));
@@ -480,23 +517,23 @@ int main(int argc, char **argv)
     };
     char *const no_environment[] = {NULL};
     struct spin_config_values *values = NULL;
-    struct spin_error err = {.status = SPIN_OK};
     bool is_done = false;
     bench.begun_ms = spin_rig_now_ms();
     spin_status status = spin_config_load(&spec, argc, argv, no_environment, &bench.options,
-                                          &values, &is_done, &err);
+                                          &values, &is_done, &bench.err);
     if (status == SPIN_OK && !is_done) {
-        status = parse_lists(&bench.options, &err);
+        status = parse_lists(&bench.options, &bench.err);
     }
     if (status == SPIN_OK && !is_done) {
-        status = run_all(&bench, &err);
+        status = run_all(&bench);
         printf("RESULT decode_step rows=%u skipped=%u failed_checks=%u seconds=%.1f\n", bench.rows,
                bench.skipped, bench.failed, (spin_rig_now_ms() - bench.begun_ms) / 1e3);
+        spin_trace_close(&bench.trace);
         spin_rig_close(&bench.rig);
     }
     spin_config_values_destroy(values);
     if (status != SPIN_OK) {
-        (void)fprintf(stderr, "decode_step: %s: %s\n", spin_status_name(status), err.text);
+        (void)fprintf(stderr, "decode_step: %s: %s\n", spin_status_name(status), bench.err.text);
         return 1;
     }
     return bench.failed == 0 ? 0 : 1;

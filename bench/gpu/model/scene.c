@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define GRAPHS_MAX 8u
 #define LIST_ALIGNMENT 8u
@@ -26,8 +27,10 @@ struct spin_scene {
     struct spin_rig_kv shape;
     struct spin_kv_config kv_config;
     struct spin_kv *kv;
-    struct spin_forward *forward; /* of a run */
-    struct spin_drift *drift;     /* of a run; NULL: choices stay Select's */
+    struct spin_forward *forward;
+    enum spin_scene_part without;   /* of the forward pass: its recordings hold operations */
+    struct spin_drift *drift;       /* of a run */
+    const struct spin_trace *trace; /* of a run */
     struct lists lists;
     struct spin_forward_step *steps; /* [batch] */
     uint32_t opened;                 /* sequences */
@@ -75,6 +78,7 @@ static void leave_out(struct spin_rig *rig, enum spin_scene_part part)
 
 /* --- choices --- */
 
+/* Behind the counts. */
 static uint16_t *pages_of(const struct lists *lists, void *memory)
 {
     return (uint16_t *)((uint32_t *)memory + (uint64_t)lists->layers * lists->rows);
@@ -86,7 +90,7 @@ static void selected(void *context, const struct spin_kv_batch *batch,
 {
     struct spin_scene *scene = context;
     const uint32_t dense = scene->config.sparse.algorithm->dense_layers;
-    if (scene->drift == NULL || batch->layer < dense) {
+    if (!chooses(scene) || batch->layer < dense) {
         return;
     }
     const struct lists *mine = &scene->lists;
@@ -104,12 +108,9 @@ static void selected(void *context, const struct spin_kv_batch *batch,
     }
 }
 
-/* The lists of the step that comes, on the device. */
-static spin_status choose(struct spin_scene *scene)
+/* Lists of the step that comes, out of drift. */
+static void write_drift(struct spin_scene *scene, uint32_t *counts, uint16_t *pages)
 {
-    if (scene->drift == NULL) {
-        return SPIN_OK;
-    }
     const struct spin_sparse_algorithm *algorithm = scene->config.sparse.algorithm;
     const uint32_t tokens = scene->position + 1;
     const struct spin_kv_window window = algorithm->window(&scene->config.sparse, tokens);
@@ -117,14 +118,47 @@ static spin_status choose(struct spin_scene *scene)
         .pages = algorithm->partition_tokens / algorithm->page_tokens,
         .newest_page = (tokens - 1) / algorithm->page_tokens,
     };
-    struct lists *lists = &scene->lists;
+    const struct lists *lists = &scene->lists;
     SPIN_ASSERT_LE(spin_drift_entries(window, &list), lists->stride);
     spin_drift_step(scene->drift, window);
-    uint32_t *counts = lists->host;
-    uint16_t *pages = pages_of(lists, lists->host);
     for (uint32_t row = 0; row < lists->layers * lists->rows; row++) {
         counts[row] =
             spin_drift_write(scene->drift, row, &list, pages + (uint64_t)row * lists->stride);
+    }
+}
+
+/* The same out of a trace, whose model may be smaller: its documents, layers and heads serve again
+ * and again. */
+static void write_trace(const struct spin_scene *scene, uint32_t *counts, uint16_t *pages)
+{
+    const struct lists *lists = &scene->lists;
+    const struct spin_trace_shape *shape = &scene->trace->shape;
+    const uint32_t heads = scene->config.rig->model->config.kv_heads;
+    const uint32_t step = scene->position - scene->config.context;
+    for (uint32_t row = 0; row < lists->layers * lists->rows; row++) {
+        const uint32_t layer = row / lists->rows % shape->layers;
+        const uint32_t sequence = row % lists->rows / heads;
+        const uint32_t head = row % heads % shape->kv_heads;
+        const struct spin_trace_list list = spin_trace_get_list(
+            scene->trace, sequence % shape->documents, step, layer * shape->kv_heads + head);
+        SPIN_ASSERT_LE(list.count, lists->stride);
+        memcpy(pages + (uint64_t)row * lists->stride, list.pages, list.count * sizeof *list.pages);
+        counts[row] = list.count;
+    }
+}
+
+/* The lists of the step that comes, on the device. */
+static spin_status choose(struct spin_scene *scene)
+{
+    if (!chooses(scene)) {
+        return SPIN_OK;
+    }
+    const struct lists *lists = &scene->lists;
+    uint32_t *counts = lists->host;
+    if (scene->trace != NULL) {
+        write_trace(scene, counts, pages_of(lists, lists->host));
+    } else {
+        write_drift(scene, counts, pages_of(lists, lists->host));
     }
     const struct spin_rig *rig = scene->config.rig;
     SPIN_TRY(spin_device_write(rig->stream, lists->device, lists->host, lists->bytes));
@@ -148,13 +182,43 @@ static spin_status alloc_lists(struct spin_scene *scene, struct spin_error *err)
     return spin_device_alloc(stream, lists->bytes, &lists->device, err);
 }
 
-static spin_status make_drift(struct spin_scene *scene, const struct spin_scene_run *run,
-                              struct spin_error *err)
+/* A trace says which pages every row of this algorithm read at exactly these tokens. */
+static spin_status check_trace(const struct spin_scene *scene, const struct spin_scene_run *run,
+                               struct spin_error *err)
+{
+    const struct spin_trace_shape *shape = &run->trace->shape;
+    const struct spin_sparse_algorithm *algorithm = scene->config.sparse.algorithm;
+    const uint32_t last = scene->position - scene->config.context + run->warm + run->steps;
+    const bool fits = strcmp(shape->algorithm, algorithm->name) == 0 &&
+                      shape->page_tokens == algorithm->page_tokens && last <= shape->steps;
+    for (uint32_t i = 0; i < shape->documents && fits; i++) {
+        if (run->trace->documents[i].prompt_tokens != scene->config.context ||
+            spin_trace_mandatory(run->trace, i) > scene->lists.stride) {
+            return spin_fail(err, SPIN_ERR_INVALID,
+                             "trace: document %u has %u tokens and lists of up to %u pages: "
+                             "must be %u, at most %u",
+                             i, run->trace->documents[i].prompt_tokens,
+                             spin_trace_mandatory(run->trace, i), scene->config.context,
+                             scene->lists.stride);
+        }
+    }
+    return fits ? SPIN_OK
+                : spin_fail(err, SPIN_ERR_INVALID,
+                            "trace: %u steps of %s: must be %s's, and %u at least", shape->steps,
+                            shape->algorithm, algorithm->name, last);
+}
+
+static spin_status make_choices(struct spin_scene *scene, const struct spin_scene_run *run,
+                                struct spin_error *err)
 {
     spin_drift_destroy(scene->drift);
     scene->drift = NULL;
+    scene->trace = run->trace;
     if (!chooses(scene)) {
         return SPIN_OK;
+    }
+    if (run->trace != NULL) {
+        return check_trace(scene, run, err);
     }
     const struct spin_sparse_options *sparse = &scene->config.sparse;
     const struct spin_kv_window last = sparse->algorithm->window(sparse, scene->shape.tokens_max);
@@ -292,10 +356,16 @@ void spin_scene_close(struct spin_scene *scene)
 
 /* --- steps --- */
 
-static spin_status make_forward(struct spin_scene *scene, struct spin_error *err)
+static spin_status make_forward(struct spin_scene *scene, enum spin_scene_part without,
+                                struct spin_error *err)
 {
+    if (scene->forward != NULL && scene->without == without) {
+        return SPIN_OK;
+    }
     spin_forward_destroy(scene->forward);
     scene->forward = NULL;
+    scene->without = without;
+    leave_out(scene->config.rig, without);
     const struct spin_forward_config config = forward_config(scene);
     return spin_forward_create(&config, &scene->forward, err);
 }
@@ -333,6 +403,7 @@ static spin_status check_logits(struct spin_scene *scene, const float *logits, b
 struct counts {
     struct spin_kv_stats kv;
     struct spin_sparse_stats sparse;
+    struct spin_forward_graph_stats graphs;
 };
 
 static struct counts count(const struct spin_scene *scene)
@@ -340,6 +411,7 @@ static struct counts count(const struct spin_scene *scene)
     struct counts counts;
     spin_kv_get_stats(scene->kv, &counts.kv);
     spin_forward_get_sparse_stats(scene->forward, &counts.sparse);
+    spin_forward_get_graph_stats(scene->forward, &counts.graphs);
     return counts;
 }
 
@@ -347,15 +419,13 @@ static void fill_counts(const struct spin_scene *scene, const struct counts *bef
                         struct spin_scene_result *out)
 {
     const struct counts after = count(scene);
-    struct spin_forward_graph_stats graphs;
-    spin_forward_get_graph_stats(scene->forward, &graphs);
     out->hits = after.kv.hits - before->kv.hits;
     out->misses = after.kv.misses - before->kv.misses;
     out->evictions = after.kv.evictions - before->kv.evictions;
     out->sparse_steps = after.sparse.steps - before->sparse.steps;
     out->dense_fallbacks = after.sparse.dense_fallbacks - before->sparse.dense_fallbacks;
-    out->recorded = graphs.recorded;
-    out->replayed = graphs.replayed;
+    out->recorded = after.graphs.recorded - before->graphs.recorded;
+    out->replayed = after.graphs.replayed - before->graphs.replayed;
 }
 
 static spin_status run_steps(struct spin_scene *scene, const struct spin_scene_run *run,
@@ -387,9 +457,8 @@ spin_status spin_scene_measure(struct spin_scene *scene, const struct spin_scene
         return spin_fail(err, SPIN_ERR_INVALID, "steps up to token %u: this scene has %u",
                          scene->position + run->warm + run->steps, scene->shape.tokens_max);
     }
-    leave_out(scene->config.rig, run->without);
-    SPIN_TRY(make_drift(scene, run, err));
-    SPIN_TRY(make_forward(scene, err));
+    SPIN_TRY(make_choices(scene, run, err));
+    SPIN_TRY(make_forward(scene, run->without, err));
     double *samples = calloc(run->steps, sizeof *samples);
     if (samples == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "times of %u steps", run->steps);

@@ -3,8 +3,8 @@
  * Why        What a step costs depends on algorithm, context, batch, how many slots rows have and
  *            how much of a choice is new: a scene holds the first four, a run of it takes the last.
  * Prompts    Nobody prefills: frames and summaries are random and adopted. Choices are drift.h's,
- *            put in Select's place after Select has run in full; those of layers that attend to
- *            everything stay.
+ *            or a trace's, put in place of Select's after Select has run in full; those of layers
+ *            that attend to everything stay.
  * Ownership  Borrows the rig; owns manager, forward pass and choices.
  * Threading  The rig's thread.
  * Units      Tokens, milliseconds; counts are of all rows and sequences.
@@ -13,6 +13,7 @@
 
 #include "bench/gpu/model/drift.h"
 #include "bench/gpu/model/rig.h"
+#include "bench/kv/trace.h"
 
 SPIN_BEGIN_DECLS
 
@@ -43,6 +44,8 @@ struct spin_scene_run {
     uint32_t steps;
     double overlap; /* of neighbouring choices; as spin_drift_config's */
     double returns;
+    /* Choices recorded at this context, in place of those; NULL: none. It outlives the run. */
+    const struct spin_trace *trace;
     enum spin_scene_part without;
 };
 
@@ -57,13 +60,14 @@ struct spin_scene_result {
     uint64_t evictions;
     uint64_t sparse_steps;
     uint64_t dense_fallbacks;
-    uint32_t tokens;   /* visible in the middle of them */
-    uint64_t recorded; /* steps, since the run began */
+    uint32_t tokens; /* visible in the middle of them */
+    uint64_t recorded;
     uint64_t replayed;
     bool finite; /* the last logits */
 };
 
-/* Steps begin where the last run ended. INVALID: more than steps_max in all. */
+/* Steps begin where the last run ended. INVALID: more than steps_max in all; a trace of another
+ * algorithm or context, or with fewer steps. */
 SPIN_MUST_USE spin_status spin_scene_measure(struct spin_scene *scene,
                                              const struct spin_scene_run *run,
                                              struct spin_scene_result *out, struct spin_error *err);

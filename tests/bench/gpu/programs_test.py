@@ -1,7 +1,10 @@
 """The programs of bench/gpu/model from end to end on the CPU, with shapes that take seconds."""
 
 import os
+import pathlib
 import re
+import shutil
+import struct
 import subprocess
 
 import pytest
@@ -83,6 +86,45 @@ def test_ablation():
     assert float(base["miss_mib"]) > float(mandatory["miss_mib"]) > float(buffering["miss_mib"]) > 0
 
 
+def varint(value):
+    return bytes([value & 127 | 128]) + varint(value >> 7) if value > 127 else bytes([value])
+
+
+def write_trace(path, tokens, steps, even):
+    """shadowkv's choices of a row: 16 chunks of 8 tokens in a run, and those that it takes anyway. From step to step
+    the run stays where it is, or moves on by its own length."""
+    shape = struct.pack("<8s8I32s", b"SPINTRC", 1, 8, 0, 2, 1, 1, steps, 0, b"shadowkv")
+    document = struct.pack("<32s2I", b"made up", tokens, 0)
+    out = [shape, document]
+    for step in range(steps):
+        visible = tokens + step + 1
+        local, newest = visible // 8 - 4, (visible - 1) // 8
+        begin = 1 + 16 * (0 if even else step % 3)
+        lists = varint(2 if begin == 1 else 3)
+        lists += varint(0) + varint(17) if begin == 1 else varint(0) + varint(1) + varint(begin - 1) + varint(16)
+        lists += varint(local - begin - 16) + varint(newest - local + 1)
+        out += [varint(1), varint(local), lists * 2]
+    path.write_bytes(b"".join(out))
+    return str(path)
+
+
+def test_recorded_choices(tmp_path):
+    """A choice that stays misses the pages of new tokens at most; one that moves misses where slots are few."""
+    rows = []
+    for name, even in (("even", True), ("moving", False)):
+        path = write_trace(tmp_path / name, 1024, 32, even)
+        rows += results(decode("--trace", path, "--algorithms", "shadowkv", "--batches", "2", "--slots", "1.5"),
+                        "decode")
+    assert [(row["choices"], row["context"]) for row in rows] == [("trace", "1024")] * 2
+    assert float(rows[0]["miss_mib"]) < 0.01 < float(rows[1]["miss_mib"])
+    path = write_trace(tmp_path / "short", 1024, 17, True)
+    errors = run(DECODE_STEP, *tiny("--trace", path, "--algorithms", "shadowkv", "--warm", "10", "--steps", "8"),
+                 code=1)[1]
+    assert "17 steps" in errors
+    assert "of shadowkv: must be quest's" in run(DECODE_STEP, *tiny("--trace", path, "--algorithms", "quest"),
+                                                 code=1)[1]
+
+
 def test_the_same_seed_has_the_same_misses():
     misses = [[row["miss_mib"] for row in results(decode("--overlaps", "75", "--seed", seed), "decode")]
               for seed in ("5", "5", "6")]
@@ -129,6 +171,37 @@ def test_a_failed_check_fails_the_program(text):
     output = check_model(text, "100", 1)
     assert re.search(r"CHECK pool_shadowkv +BAD +pages were evicted", output)
     assert [row["failed"] for row in results(output, "model_check") if "failed" in row] != ["0"]
+
+
+def pieces(root, *arguments, code=0):
+    done = subprocess.run([str(root / "bench/gpu/model_pieces"), *arguments], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=60)
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def test_model_pieces(tmp_path):
+    """Carried one by one, in any order; a piece that changed on the way is refused."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for root in (here, there):
+        (root / "bench/gpu").mkdir(parents=True)
+        shutil.copy("bench/gpu/model_pieces", root / "bench/gpu/model_pieces")
+        (root / ".gpu").mkdir()
+    model = pathlib.Path(".cache/model/m.gguf")
+    (here / model).parent.mkdir(parents=True)
+    (here / model).write_bytes(os.urandom(100_001))
+    pieces(here, "split", str(model))
+    pieces(there, "take", code=1)
+    shutil.copy(here / ".gpu/model.sha256", there / ".gpu")
+    shutil.copy(here / ".gpu/model.part1", there / ".gpu")
+    assert "waiting for: model.part0" in pieces(there, "take")
+    (there / ".gpu/model.part0").write_bytes(b"x" + (here / ".gpu/model.part0").read_bytes()[1:])
+    assert "not what was split" in pieces(there, "take", code=1)
+    assert not (there / model).exists()
+    shutil.copy(here / ".gpu/model.part0", there / ".gpu")
+    assert "whole" in pieces(there, "take")
+    assert (there / model).read_bytes() == (here / model).read_bytes()
+    assert "whole" in pieces(there, "take")
 
 
 @pytest.mark.parametrize("program, options, words", [
