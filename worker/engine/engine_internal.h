@@ -145,8 +145,6 @@ void spin_engine_average_prefill(struct spin_engine *engine, uint32_t tokens, ui
 SPIN_MUST_USE spin_status spin_engine_create_draws(struct spin_engine *engine,
                                                    struct spin_error *err);
 void spin_engine_destroy_draws(struct spin_engine *engine);
-/* Device memory that create takes; needs the configuration alone. */
-uint64_t spin_engine_draws_bytes(const struct spin_engine *engine);
 /* Submits what gives the next token of each job from its hidden row; count <= logits_rows. */
 SPIN_MUST_USE spin_status spin_engine_submit_draws(struct spin_engine *engine, const uint32_t *jobs,
                                                    uint32_t count, const float *hidden);

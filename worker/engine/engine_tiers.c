@@ -77,8 +77,7 @@ static uint64_t planned_bytes(const struct spin_engine *engine, const struct spi
 {
     const struct spin_forward_config forward = spin_engine_forward_config(engine);
     return spin_forward_plan_bytes(&forward, kv) +
-           engine->prefill_slots * spin_engine_hidden_bytes(engine) +
-           spin_engine_draws_bytes(engine);
+           engine->prefill_slots * spin_engine_hidden_bytes(engine);
 }
 
 static uint64_t table_bytes(const struct spin_kv_config *kv)

@@ -105,24 +105,38 @@ static void penalise_output(const struct spin_sampler_row *row, float *logits, u
     }
 }
 
+static bool penalises_repetition(const struct spin_sampling *sampling)
+{
+    return sampling->repetition_penalty != 1;
+}
+
+static bool penalises_output(const struct spin_sampling *sampling)
+{
+    return sampling->presence_penalty != 0 || sampling->frequency_penalty != 0;
+}
+
+bool spin_sampler_is_plain(const struct spin_sampling *sampling)
+{
+    return sampling->logit_bias_count == 0 && !penalises_repetition(sampling) &&
+           !penalises_output(sampling);
+}
+
 /* The row's logits with everything before temperature applied: the row itself when nothing asks for
  * a change, which is the common case. */
 static const float *process(const struct spin_sampler_row *row,
                             struct spin_sampler_scratch *scratch)
 {
     const struct spin_sampling *sampling = row->sampling;
-    const bool repetition = sampling->repetition_penalty != 1;
-    const bool output = sampling->presence_penalty != 0 || sampling->frequency_penalty != 0;
-    if (sampling->logit_bias_count == 0 && !repetition && !output && row->masked_count == 0) {
+    if (spin_sampler_is_plain(sampling) && row->masked_count == 0) {
         return row->logits;
     }
     float *logits = scratch->logits;
     memcpy(logits, row->logits, row->vocab * sizeof *logits);
     add_bias(row, logits);
-    if (repetition) {
+    if (penalises_repetition(sampling)) {
         penalise_repetition(row, logits, scratch->counts);
     }
-    if (output) {
+    if (penalises_output(sampling)) {
         penalise_output(row, logits, scratch->counts);
     }
     for (uint32_t i = 0; i < row->masked_count; i++) {
@@ -304,9 +318,14 @@ spin_status spin_sampler_draw(const struct spin_sampler_row *row,
     for (uint32_t i = 0; i < row->vocab && sampling->min_p > 0; i++) {
         weights[i] = weights[i] < (double)sampling->min_p ? 0 : weights[i];
     }
-    const double u = spin_philox_uniform(sampling->seed, DRAW_STREAM, row->generated_count);
+    const double u = spin_sampler_uniform(sampling, row->generated_count);
     *out_token = (int32_t)walk(weights, row->vocab, u);
     return SPIN_OK;
+}
+
+double spin_sampler_uniform(const struct spin_sampling *sampling, uint32_t generated_count)
+{
+    return spin_philox_uniform(sampling->seed, DRAW_STREAM, generated_count);
 }
 
 double spin_sampler_log_sum(const float *logits, uint32_t vocab)

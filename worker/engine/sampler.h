@@ -43,6 +43,11 @@ SPIN_MUST_USE spin_status spin_sampler_draw(const struct spin_sampler_row *row,
                                             struct spin_sampler_scratch *scratch,
                                             int32_t *out_token);
 
+/* The u of a request's draw number `generated_count`. */
+double spin_sampler_uniform(const struct spin_sampling *sampling, uint32_t generated_count);
+/* Whether the row's logits are drawn from as they are, masked tokens aside. */
+bool spin_sampler_is_plain(const struct spin_sampling *sampling);
+
 /* ln sum exp(logits), the largest taken out first; NaN logits give NaN. */
 double spin_sampler_log_sum(const float *logits, uint32_t vocab);
 /* The `count` largest of the row with their log softmax, in order; ties: lower id first. Returns
