@@ -1,0 +1,162 @@
+#include "bench/report/compare.h"
+
+#include "base/assert.h"
+#include "bench/report/fields.h"
+#include "bench/report/stats.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const verdict_names[] = {
+    [SPIN_BENCH_UNKNOWN] = "unknown",
+    [SPIN_BENCH_ALIKE] = "alike",
+    [SPIN_BENCH_BETTER] = "better",
+    [SPIN_BENCH_WORSE] = "worse",
+};
+
+const char *spin_bench_verdict_name(enum spin_bench_verdict verdict)
+{
+    SPIN_ASSERT((uint32_t)verdict < SPIN_ARRAY_COUNT(verdict_names));
+    return verdict_names[verdict];
+}
+
+/* The values of those runs that have this figure. */
+static uint32_t take_values(const struct spin_bench_runs *list, uint32_t figure, double *values)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < list->count; i++) {
+        if (spin_bench_figure_get(list->items[i], figure, &values[count])) {
+            count++;
+        }
+    }
+    return count;
+}
+
+static enum spin_bench_verdict judge(const struct spin_bench_compared *compared)
+{
+    if (!compared->has_interval) {
+        return SPIN_BENCH_UNKNOWN;
+    }
+    if (compared->low <= 1 && compared->high >= 1) {
+        return SPIN_BENCH_ALIKE;
+    }
+    return (compared->ratio > 1) == compared->figure.more_is_better ? SPIN_BENCH_BETTER
+                                                                    : SPIN_BENCH_WORSE;
+}
+
+static struct spin_bench_compared compare_values(struct spin_bench_figure figure,
+                                                 struct spin_stats_runs base,
+                                                 struct spin_stats_runs other, double confidence)
+{
+    struct spin_bench_compared compared = {.figure = figure,
+                                           .base = spin_stats_mean(base.values, base.count),
+                                           .other = spin_stats_mean(other.values, other.count)};
+    struct spin_stats_ratio ratio;
+    if (spin_stats_ratio_of(base, other, confidence, &ratio)) {
+        compared.base = ratio.base;
+        compared.other = ratio.other;
+        compared.has_ratio = true;
+        compared.ratio = ratio.ratio;
+        compared.has_interval = ratio.has_interval;
+        compared.low = ratio.low;
+        compared.high = ratio.high;
+    }
+    compared.verdict = judge(&compared);
+    return compared;
+}
+
+/* What two runs must have been asked alike, or they answer different questions. Concurrency, rate
+ * and the like differ on purpose, and still belong beside the figures. */
+static const char *const asked[] = {"workload", "arrival",    "rate_per_s",  "concurrency", "seed",
+                                    "scale",    "warm_up_ms", "duration_ms", "requests"};
+
+static const struct spin_bench_field *find_setup_field(const char *key)
+{
+    const struct spin_bench_object *setup = spin_bench_object_at(0);
+    SPIN_ASSERT(setup->offset == offsetof(struct spin_bench_summary, setup));
+    for (uint32_t i = 0; i < setup->count; i++) {
+        if (strcmp(setup->fields[i].key, key) == 0) {
+            return &setup->fields[i];
+        }
+    }
+    SPIN_ASSERT(false);
+    return NULL;
+}
+
+static bool same_field(const struct spin_bench_field *field, const struct spin_bench_setup *a,
+                       const struct spin_bench_setup *b)
+{
+    const void *x = (const uint8_t *)a + field->offset;
+    const void *y = (const uint8_t *)b + field->offset;
+    switch (field->kind) {
+    case SPIN_BENCH_FIELD_TEXT:
+        return strcmp(x, y) == 0;
+    case SPIN_BENCH_FIELD_BOOL:
+        return memcmp(x, y, sizeof(bool)) == 0;
+    case SPIN_BENCH_FIELD_U32:
+        return memcmp(x, y, sizeof(uint32_t)) == 0;
+    case SPIN_BENCH_FIELD_U64:
+    case SPIN_BENCH_FIELD_DECIMAL:
+    case SPIN_BENCH_FIELD_MS:
+    case SPIN_BENCH_FIELD_WALL:
+    case SPIN_BENCH_FIELD_REAL:
+        return memcmp(x, y, sizeof(uint64_t)) == 0;
+    }
+    return false;
+}
+
+static bool all_same(const struct spin_bench_field *field, const struct spin_bench_setup *first,
+                     const struct spin_bench_runs *list)
+{
+    for (uint32_t i = 0; i < list->count; i++) {
+        if (!same_field(field, first, &list->items[i]->setup)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void find_unlike(const struct spin_bench_runs *base, const struct spin_bench_runs *other,
+                        struct spin_bench_comparison *out)
+{
+    const struct spin_bench_setup *first = &base->items[0]->setup;
+    uint64_t used = 0;
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(asked); i++) {
+        const struct spin_bench_field *field = find_setup_field(asked[i]);
+        if (all_same(field, first, base) && all_same(field, first, other)) {
+            continue;
+        }
+        const int bytes = snprintf(out->unlike + used, sizeof out->unlike - used, "%s%s",
+                                   used == 0 ? "" : ", ", asked[i]);
+        SPIN_ASSERT(bytes > 0 && used + (uint64_t)bytes < sizeof out->unlike);
+        used += (uint64_t)bytes;
+    }
+}
+
+spin_status spin_bench_compare(const struct spin_bench_runs *base,
+                               const struct spin_bench_runs *other, double confidence,
+                               struct spin_bench_comparison *out, struct spin_error *err)
+{
+    if (base->count == 0 || other->count == 0) {
+        return spin_fail(err, SPIN_ERR_INVALID, "nothing to compare: a side has no runs");
+    }
+    memset(out, 0, sizeof *out);
+    out->base_name = base->items[0]->setup.label;
+    out->other_name = other->items[0]->setup.label;
+    out->base_runs = base->count;
+    out->other_runs = other->count;
+    out->confidence = confidence;
+    find_unlike(base, other, out);
+    for (uint32_t i = 0; i < spin_bench_figure_count(); i++) {
+        double base_values[SPIN_BENCH_RUNS_MAX];
+        double other_values[SPIN_BENCH_RUNS_MAX];
+        const struct spin_stats_runs a = {base_values, take_values(base, i, base_values)};
+        const struct spin_stats_runs b = {other_values, take_values(other, i, other_values)};
+        if (a.count > 0 && b.count > 0) {
+            SPIN_ASSERT(out->figures_count < SPIN_BENCH_FIGURES_MAX);
+            out->figures[out->figures_count++] =
+                compare_values(spin_bench_figure_at(i), a, b, confidence);
+        }
+    }
+    return SPIN_OK;
+}
