@@ -79,7 +79,7 @@ static spin_status build(struct spin_sim_engine *engine, struct spin_error *err)
     SPIN_TRY(spin_sparse_check(&engine->sparse, err));
     SPIN_TRY(make_budget(engine, err));
     SPIN_TRY(check_pools(engine, err));
-    engine->replay = engine->sparse.algorithm != &spin_sparse_dense;
+    engine->replay = config->replay != 0;
     engine->scheduler = (struct spin_scheduler_config){
         .grid = {.layers = config->layers,
                  .super_chunk_tokens = config->super_chunk_tokens,

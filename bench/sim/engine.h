@@ -24,7 +24,7 @@ struct spin_sim_engine {
     struct spin_sparse_options sparse;
     struct spin_kv_budget budget;
     struct spin_scheduler_config scheduler;
-    bool replay;            /* as in the engine: with any algorithm but dense (D1) */
+    bool replay;
     uint32_t *mandatory[2]; /* [max_model_len + 1] pages of a dense layer, of a sparse one; NULL */
 };
 

@@ -71,6 +71,7 @@ static const struct field numbers[] = {
     NUMBER(output_expected_tokens, 0, TOKENS_LIMIT),
     NUMBER(budget_tokens, 0, TOKENS_LIMIT),
     NUMBER(min_context, 0, TOKENS_LIMIT),
+    NUMBER(replay, 0, 1),
     NUMBER(kv_blocks, 1, UINT32_MAX),
     NUMBER(kv_slabs, 1, UINT32_MAX),
     NUMBER(workers, 1, 1024),

@@ -46,6 +46,7 @@ struct spin_step_engine {
     uint32_t output_expected_tokens;
     uint32_t budget_tokens; /* of the algorithm; 0: its default */
     uint32_t min_context;
+    uint32_t replay; /* 1: what was generated before a preemption is decoded again (D1) */
     uint32_t kv_blocks;
     uint32_t kv_slabs;
     uint32_t workers; /* measured side by side on that machine */

@@ -242,13 +242,13 @@ static void test_short_of_blocks(void **state)
     char *table = spin_small_table_with(spin_small_table, "kv_blocks", "kv_blocks 70");
     walk(table, 1, &stats);
     assert_true(stats.preemptions > 0);
-    /* A sparse algorithm replays what it had drawn, and draws nothing twice. */
+    /* What was drawn before is decoded again, and nothing is drawn twice. */
     const uint64_t dense_steps = stats.decode_steps;
-    char *sparse = spin_small_table_with(table, "algorithm", "algorithm shadowkv");
-    walk(sparse, 1, &stats);
+    char *replaying = spin_small_table_with(table, "replay", "replay 1");
+    walk(replaying, 1, &stats);
     assert_true(stats.preemptions > 0);
     assert_true(stats.decode_steps > dense_steps);
-    free(sparse);
+    free(replaying);
     free(table);
     walk(spin_small_table, 2, &stats);
     assert_int_equal(stats.preemptions + stats.suspensions, 0);
