@@ -342,6 +342,7 @@ def test_a_taken_port_is_explained_before_anything_is_built(tree, above, what):
     (["--port", "80x"], "--port 80x"), (["--workers", "0"], "--workers 0: must be 1 to 64"),
     (["--workers", "65"], "--workers 65: must be 1 to 64"), (["--workers", "-1"], "--workers -1"),
     (["--model", "/nowhere.gguf"], "--model /nowhere.gguf: no such file"),
+    (["--device", "gpu"], "--device gpu: must be auto, cuda or cpu"),
     (["--sparse-attention", "fast"], "--sparse-attention fast: must be dense, quest or shadowkv"),
 ])
 def test_option_errors_name_the_option_and_the_limit(tree, options, said):
@@ -354,6 +355,39 @@ def test_option_errors_name_the_option_and_the_limit(tree, options, said):
 def test_usage(tree, arguments):
     done = tree.run(*arguments)
     assert done.returncode == 2 and "deploy/local up" in done.stderr
+
+
+NVIDIA_SMI = """#!/bin/bash
+[[ $1 == --list-gpus ]] && printf 'GPU %d: NVIDIA H200 (UUID: GPU-x)\\n' 0 1 2
+"""
+
+
+def visible(pid):
+    """The GPUs that a process may see; None: all."""
+    for entry in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        if entry.startswith(b"CUDA_VISIBLE_DEVICES="):
+            return entry.partition(b"=")[2].decode()
+    return None
+
+
+def test_workers_run_where_they_were_told_to(tree):
+    assert tree.up("--device", "cpu", "--workers", 1).returncode == 0
+    pid, arguments = tree.processes()["worker-1"]
+    assert arguments[arguments.index("--device") + 1] == "cpu" and visible(pid) is None
+    done = tree.up("--device", "cuda")
+    assert done.returncode == 1 and "up with --device cpu" in done.stderr
+
+
+def test_each_worker_has_a_gpu_of_its_own(tree):
+    smi = tree.stubs / "bin" / "nvidia-smi"
+    smi.write_text(NVIDIA_SMI)
+    smi.chmod(0o755)
+    assert tree.up().returncode == 0
+    running = {name: process for name, process in tree.processes().items() if name != "router"}
+    assert {name: visible(pid) for name, (pid, _) in running.items()} == \
+        {"worker-1": "0", "worker-2": "1", "worker-3": "2"}
+    assert all(arguments[arguments.index("--device") + 1] == "auto"
+               for _, arguments in running.values())
 
 
 def test_workers_run_the_algorithm_that_was_asked_for(tree):
