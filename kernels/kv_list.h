@@ -1,10 +1,10 @@
 /* kv_list: the lists of one sequence in one layer whose pages are in order: what nobody selected.
  *
- * Why        A unit of prefill attends to all pages there are, an arena is read back whole, the open
- *            page is resolved alone. Operations read lists where they lie; the host cannot write
- *            there.
- * Formula    Into rows [0, kv_heads) of the lists, entry i being page pages.first + i, which lies in
- *            slot pages.first + i of the row of `slot_layer`:
+ * Why        A unit of prefill attends to all pages there are, an arena is read back whole, the
+ *            open page is resolved alone. Operations read lists where they lie; the host cannot
+ *            write there.
+ * Formula    Into rows [0, kv_heads) of the lists, entry i being page pages.first + i, which lies
+ *            in slot pages.first + i of the row of `slot_layer`:
  *            SPIN_KV_LIST_SLOTS: pages, page_count, slots, visible (the list ends with token
  *            `tokens` - 1 of the sequence);
  *            SPIN_KV_LIST_MISSES: misses, miss_count, none fresh;

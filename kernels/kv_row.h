@@ -140,8 +140,8 @@ void spin_kv_row_check(const struct spin_kv_row *row, enum spin_kv_replacement r
 bool spin_kv_resolve_holds(const struct spin_kv_row *row, const struct spin_kv_row_list *list,
                            enum spin_kv_replacement replacement);
 
-/* Slots of the pages of `range`, which are on the list of batch row `index` (asserted: it ascends and
- * ends with the newest token's page, so the first one vouches for those behind it). */
+/* Slots of the pages of `range`, which are on the list of batch row `index` (asserted: it ascends
+ * and ends with the newest token's page, so the first one vouches for those behind it). */
 static inline const uint32_t *spin_kv_range_slots(const struct spin_kv_view *view,
                                                   const struct spin_kv_batch *batch,
                                                   const struct spin_kv_lists *lists,

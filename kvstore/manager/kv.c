@@ -118,113 +118,6 @@ static spin_status size_up(struct spin_kv *kv, struct spin_error *err)
     return SPIN_OK;
 }
 
-/* --- memory --- */
-
-/* Takes the manager's arrays one after another; after a failure, nothing more. */
-struct taker {
-    struct spin_stream *stream;
-    struct spin_error *err;
-    spin_status status;
-    bool of_host; /* spin_host_alloc, not spin_device_alloc */
-};
-
-static void *take_array(struct taker *taker, uint64_t count, uint64_t element_bytes)
-{
-    uint64_t bytes;
-    void *memory = NULL;
-    if (taker->status != SPIN_OK || count == 0 || element_bytes == 0) {
-        return NULL;
-    }
-    if (!spin_mul_u64(count, element_bytes, &bytes)) {
-        taker->status = spin_fail(taker->err, SPIN_ERR_NO_MEMORY,
-                                  "KV manager: a table of %" PRIu64 " entries", count);
-        return NULL;
-    }
-    taker->status = taker->of_host ? spin_host_alloc(taker->stream, bytes, &memory, taker->err)
-                                   : spin_device_alloc(taker->stream, bytes, &memory, taker->err);
-    return taker->status == SPIN_OK ? memory : NULL;
-}
-
-static spin_status alloc_tiers(struct spin_kv *kv, struct spin_error *err)
-{
-    struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
-    kv->view.pool = take_array(&taker, (uint64_t)kv->slabs * SPIN_SLAB_SLOTS, kv->page_bytes);
-    kv->view.summaries = take_array(&taker, kv->blocks, kv->summary_bytes);
-    taker.of_host = true;
-    kv->view.host = take_array(&taker, kv->view.frame_blocks, kv->block_bytes);
-    return taker.status;
-}
-
-static spin_status alloc_tables(struct spin_kv *kv, struct spin_error *err)
-{
-    struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
-    struct spin_kv_view *view = &kv->view;
-    const uint64_t sequences = kv->config.sequences_max;
-    const uint64_t layers = sequences * view->layout.layers;
-    const uint64_t table_rows = sequences * kv->rows;
-    const uint64_t slots = (uint64_t)kv->slabs * SPIN_SLAB_SLOTS;
-    kv->residency = take_array(&taker, sequences, sizeof *kv->residency);
-    kv->slab_list = take_array(&taker, layers * view->slabs_max, sizeof *kv->slab_list);
-    kv->slab_count = take_array(&taker, layers, sizeof *kv->slab_count);
-    kv->block_list = take_array(&taker, sequences * view->blocks_max, sizeof *kv->block_list);
-    view->stamp = take_array(&taker, slots, sizeof *view->stamp);
-    view->counters = take_array(&taker, table_rows, sizeof *view->counters);
-    if (kv->config.replacement == SPIN_KV_SLOT_LRU) {
-        view->slot_page = take_array(&taker, slots, sizeof *view->slot_page);
-    } else {
-        view->leaf = take_array(&taker, slots, SPIN_LEAF_PAGES * sizeof *view->leaf);
-        view->directory =
-            take_array(&taker, table_rows * view->directory_max, sizeof *view->directory);
-        view->leaf_free = take_array(&taker, table_rows, sizeof *view->leaf_free);
-    }
-    view->residency = kv->residency;
-    view->slab_list = kv->slab_list;
-    view->slab_count = kv->slab_count;
-    view->blocks = kv->block_list;
-    return taker.status;
-}
-
-static spin_status alloc_lists(struct spin_kv *kv, struct spin_error *err)
-{
-    struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
-    struct spin_kv_lists *lists = &kv->lists;
-    const uint64_t sequences = kv->config.sequences_max;
-    const uint64_t rows = sequences * kv->config.layout.kv_heads;
-    const uint64_t entries = rows * kv->pages_max;
-    lists->stride = kv->pages_max;
-    lists->pages = take_array(&taker, entries, sizeof *lists->pages);
-    lists->page_count = take_array(&taker, rows, sizeof *lists->page_count);
-    lists->slots = take_array(&taker, entries, sizeof *lists->slots);
-    lists->visible = take_array(&taker, rows, sizeof *lists->visible);
-    lists->misses = take_array(&taker, entries, sizeof *lists->misses);
-    lists->miss_count = take_array(&taker, rows, sizeof *lists->miss_count);
-    kv->row_offset = take_array(&taker, rows, sizeof *kv->row_offset);
-    SPIN_TRY(taker.status);
-    uint64_t *offsets = calloc(rows, sizeof *offsets);
-    if (offsets == NULL) {
-        return spin_fail(err, SPIN_ERR_NO_MEMORY, "KV manager: lists of %" PRIu64 " rows", rows);
-    }
-    for (uint64_t row = 0; row < rows; row++) {
-        offsets[row] = row * lists->stride;
-    }
-    const spin_status status =
-        spin_device_write(kv->stream, kv->row_offset, offsets, rows * sizeof *offsets);
-    free(offsets);
-    return status;
-}
-
-static spin_status alloc_inputs(struct spin_kv *kv, struct spin_error *err)
-{
-    const uint32_t sequences = kv->config.sequences_max;
-    const uint64_t bytes = spin_kv_inputs_bytes(sequences);
-    struct taker taker = {.stream = kv->stream, .err = err, .status = SPIN_OK};
-    kv->inputs = spin_kv_inputs_at(take_array(&taker, bytes, 1), sequences);
-    kv->one = spin_kv_inputs_at(take_array(&taker, spin_kv_inputs_bytes(1), 1), 1);
-    taker.of_host = true;
-    kv->staged = spin_kv_inputs_at(take_array(&taker, bytes, 1), sequences);
-    return taker.status;
-}
-
 static spin_status alloc_control(struct spin_kv *kv, struct spin_error *err)
 {
     const uint32_t sequences = kv->config.sequences_max;
@@ -238,6 +131,10 @@ static spin_status alloc_control(struct spin_kv *kv, struct spin_error *err)
     kv->sequences = calloc(sequences, sizeof *kv->sequences);
     kv->working_set = calloc(layers, sizeof *kv->working_set);
     kv->layer_tokens = calloc(layers, sizeof *kv->layer_tokens);
+    kv->dirty = calloc(sequences, sizeof *kv->dirty);
+    kv->no_counters = calloc(kv->rows, sizeof *kv->no_counters);
+    kv->row_counters = calloc(kv->rows, sizeof *kv->row_counters);
+    kv->before = calloc(kv->config.layout.layers, sizeof *kv->before);
     kv->one_staged = spin_kv_inputs_at(calloc(1, spin_kv_inputs_bytes(1)), 1);
     kv->check_pages = calloc(kv->pages_max, sizeof *kv->check_pages);
     kv->check_slots =
@@ -245,8 +142,10 @@ static spin_status alloc_control(struct spin_kv *kv, struct spin_error *err)
     kv->check_marks = calloc(SPIN_MAX(kv->slabs, kv->blocks), 1);
     if (kv->free_blocks == NULL || kv->block_holder == NULL || kv->free_groups == NULL ||
         kv->group_owner == NULL || kv->free_sequences == NULL || kv->sequences == NULL ||
-        kv->working_set == NULL || kv->layer_tokens == NULL || kv->one_staged.sequence == NULL ||
-        kv->check_pages == NULL || kv->check_slots == NULL || kv->check_marks == NULL) {
+        kv->working_set == NULL || kv->layer_tokens == NULL || kv->dirty == NULL ||
+        kv->no_counters == NULL || kv->row_counters == NULL || kv->before == NULL ||
+        kv->one_staged.sequence == NULL || kv->check_pages == NULL || kv->check_slots == NULL ||
+        kv->check_marks == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "KV manager: %u slabs, %u blocks, %u sequences",
                          kv->slabs, kv->blocks, sequences);
     }
@@ -284,32 +183,12 @@ spin_status spin_kv_create(const struct spin_kv_config *config, struct spin_stre
     spin_status status = SPIN_OK;
     SPIN_TRY_GOTO(status, size_up(kv, err), fail);
     SPIN_TRY_GOTO(status, alloc_control(kv, err), fail);
-    SPIN_TRY_GOTO(status, alloc_tiers(kv, err), fail);
-    SPIN_TRY_GOTO(status, alloc_tables(kv, err), fail);
-    SPIN_TRY_GOTO(status, alloc_lists(kv, err), fail);
-    SPIN_TRY_GOTO(status, alloc_inputs(kv, err), fail);
+    SPIN_TRY_GOTO(status, spin_kv_alloc_memory(kv, err), fail);
     *out = kv;
     return SPIN_OK;
 fail:
     spin_kv_destroy(kv);
     return status;
-}
-
-static void free_device(struct spin_kv *kv)
-{
-    void *const memory[] = {
-        kv->view.pool,    kv->view.summaries, kv->residency,        kv->slab_list,
-        kv->slab_count,   kv->block_list,     kv->view.slot_page,   kv->view.stamp,
-        kv->view.leaf,    kv->view.directory, kv->view.leaf_free,   kv->view.counters,
-        kv->lists.pages,  kv->lists.slots,    kv->lists.page_count, kv->lists.visible,
-        kv->lists.misses, kv->row_offset,     kv->lists.miss_count, kv->inputs.sequence,
-        kv->one.sequence,
-    };
-    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(memory); i++) {
-        spin_device_free(kv->stream, memory[i]);
-    }
-    spin_host_free(kv->stream, kv->view.host);
-    spin_host_free(kv->stream, kv->staged.sequence);
 }
 
 void spin_kv_destroy(struct spin_kv *kv)
@@ -318,7 +197,7 @@ void spin_kv_destroy(struct spin_kv *kv)
         return;
     }
     SPIN_ASSERT_EQ(kv->sequences_open, 0);
-    free_device(kv);
+    spin_kv_free_memory(kv);
     free(kv->free_blocks);
     free(kv->block_holder);
     free(kv->free_groups);
@@ -327,6 +206,10 @@ void spin_kv_destroy(struct spin_kv *kv)
     free(kv->sequences);
     free(kv->working_set);
     free(kv->layer_tokens);
+    free(kv->dirty);
+    free(kv->no_counters);
+    free(kv->row_counters);
+    free(kv->before);
     free(kv->one_staged.sequence);
     free(kv->check_pages);
     free(kv->check_slots);
@@ -353,14 +236,14 @@ spin_status spin_kv_open(struct spin_kv *kv, spin_kv_seq *out)
     if (kv->sequences_open == kv->config.sequences_max) {
         return SPIN_ERR_AGAIN;
     }
+    out->v = kv->free_sequences[kv->config.sequences_max - kv->sequences_open - 1];
+    SPIN_TRY(spin_kv_zero_counters(kv, out->v));
     kv->sequences_open++;
-    out->v = kv->free_sequences[kv->config.sequences_max - kv->sequences_open];
     struct spin_kv_sequence *sequence = &kv->sequences[out->v];
     SPIN_ASSERT_EQ(sequence->phase, SPIN_KV_CLOSED);
     SPIN_ASSERT_EQ(sequence->blocks, 0);
     SPIN_ASSERT_EQ(sequence->slabs, 0);
     *sequence = (struct spin_kv_sequence){.phase = SPIN_KV_IDLE, .arena_layer = SPIN_KV_LAYER_NONE};
-    spin_kv_zero_counters(kv, out->v);
     for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
         *spin_kv_layer_tokens_of(kv, out->v, layer) = 0;
     }
@@ -393,6 +276,7 @@ const struct spin_kv_budget *spin_kv_get_budget(const struct spin_kv *kv)
 
 void spin_kv_set_poison(struct spin_kv *kv, bool on)
 {
+    SPIN_ASSERT(spin_device_is_host(kv->stream));
     SPIN_ASSERT_EQ(kv->view.frame_blocks, kv->blocks); /* frames are nobody's but the block's */
     kv->poison = on;
 }

@@ -22,18 +22,22 @@
  *            step has begun, because an arena stays until then; after that, and when it comes back
  *            with nothing left to prefill, the floor of its next step. Claims that fit the pool
  *            always get their slabs.
- * Ownership  The manager owns both tiers, tables, summaries and lists. A sequence owns its blocks
+ * Ownership  The manager owns both tiers, tables, summaries and lists; the host tier is of
+ *            spin_host_alloc. A sequence owns its blocks
  *            until close, its slabs until suspend or close.
  * Threading  The engine's thread only: that of the first spin_kv_open. Asserted by every call that
  *            names a sequence or belongs to a pass; not by create, destroy, spin_kv_get_view, the
  *            budget, the statistics of all and the calls for tests, which may also be made before
  *            there is an engine's thread and after it has ended.
- * Stream     Its operations must be complete when their calls return, as on processors they are.
- *            The host reads at once what they leave: retrieve the lengths of the lists and their
- *            last pages, step_end the rows' counters, what writes an open page whether it was
- *            found. And it writes what the last ones read: lists, layer after layer, where it reads
- *            back, lists a prefill unit or writes open pages; slab lists, residencies and block
- *            lists; the counters of a sequence that is opened.
+ * Stream     Calls submit operations and copies, and do not wait for them. Whoever drives passes
+ *            waits (spin_stream_sync) after the last operation of a pass, be it the manager's or
+ *            not, and before the next call that is not of that pass: the manager then writes what
+ *            the next pass reads, and spin_kv_step_end reads what this one counted. Calls between
+ *            passes may follow one another without a wait. On the CPU operations are done when
+ *            they return, and nobody has to wait.
+ *            Tables that the host writes have a copy on the device, unless device memory is the
+ *            host's; what has changed is sent before the next operation. Lists, tables, slots and
+ *            what spin_kv_get_batch and spin_kv_sealed name are device memory.
  * Units      Tokens; blocks of SPIN_BLOCK_TOKENS; slabs of SPIN_SLAB_SLOTS slots; bytes.
  * Errors     AGAIN: no block, no slab or no sequence left and nothing has changed; the scheduler
  *            waits or preempts. LIMIT: over tokens_max. Others: what an operation returns; after
@@ -94,7 +98,7 @@ SPIN_MUST_USE spin_status spin_kv_reserve(struct spin_kv *kv, spin_kv_seq seq, u
 SPIN_MUST_USE spin_status spin_kv_activate(struct spin_kv *kv, spin_kv_seq seq, uint32_t tokens,
                                            uint32_t written);
 /* The first `tokens` tokens of a sequence without slots are on the host: somebody else, a transfer
- * or a bench, wrote their frames and summaries. Reserved before; activated with as many `written`. */
+ * or a bench, wrote their frames and summaries. Reserved before; activated with all `written`. */
 void spin_kv_adopt(struct spin_kv *kv, spin_kv_seq seq, uint32_t tokens);
 /* Forgets its slots; open pages are written to the host first. It is activated before its next
  * pass. */
@@ -215,11 +219,12 @@ struct spin_kv_seq_stats {
 void spin_kv_get_seq_stats(const struct spin_kv *kv, spin_kv_seq seq,
                            struct spin_kv_seq_stats *out);
 
-/* Tests: slots that lose their page and blocks that are given back become NaN, so that a stale read
- * shows. */
+/* Tests, where device memory is the host's (asserted): slots that lose their page and blocks that
+ * are given back become NaN, so that a stale read shows. */
 void spin_kv_set_poison(struct spin_kv *kv, bool on);
-/* Tests: asserts every invariant of both planes, walking all tables; slow. A page in at most one
- * slot; slabs and blocks in one place; free + used = all; sealed slots equal their frames. */
+/* Tests, likewise: asserts every invariant of both planes, walking all tables; slow. A page in at
+ * most one slot; slabs and blocks in one place; free + used = all; sealed slots equal their frames.
+ */
 void spin_kv_check(const struct spin_kv *kv);
 
 SPIN_END_DECLS

@@ -239,6 +239,7 @@ static void check_sequence(const struct spin_kv *kv, uint32_t seq)
 void spin_kv_check(const struct spin_kv *kv)
 {
     uint32_t open = 0;
+    SPIN_ASSERT(spin_device_is_host(kv->stream));
     SPIN_ASSERT_EQ(kv->view.frame_blocks, kv->blocks); /* frames are nobody's but the block's */
     SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_NONE);
     check_slabs(kv);

@@ -221,7 +221,7 @@ static spin_status become_resident(struct spin_kv *kv, uint32_t seq, uint32_t sl
 static spin_status become_buffered(struct spin_kv *kv, uint32_t seq)
 {
     struct spin_kv_sequence *sequence = &kv->sequences[seq];
-    kv->residency[seq] = SPIN_KV_BUFFERED;
+    spin_kv_set_residency(kv, seq, SPIN_KV_BUFFERED);
     sequence->steps_buffered = 0;
     if (sequence->phase == SPIN_KV_DECODE) {
         return raise_rows(kv, seq, SPIN_KV_FLOOR);

@@ -19,6 +19,7 @@ static void append_block(struct spin_kv *kv, uint32_t seq, uint32_t block)
     kv->block_holder[block] = seq;
     kv->block_list[(uint64_t)seq * kv->view.blocks_max + sequence->blocks] = block;
     sequence->blocks++;
+    spin_kv_touch(kv, seq, SPIN_KV_DIRTY_BLOCKS);
 }
 
 spin_status spin_kv_reserve(struct spin_kv *kv, spin_kv_seq seq, uint32_t tokens)

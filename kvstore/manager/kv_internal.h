@@ -1,10 +1,10 @@
 /* kv_internal: what the files of the manager share: the control plane's state, slabs, the gradient.
  *
- * Why        kv.c makes and frees; kv_host.c has the blocks, kv_slabs.c the slabs of one sequence,
- *            kv_gradient.c decides between sequences, kv_pass.c runs passes, kv_stats.c counts,
- *            kv_check.c asserts.
- * Ownership  struct spin_kv owns all of it. Arrays of the view come from spin_device_alloc, the
- *            rest from calloc; all at create.
+ * Why        kv.c makes and frees; kv_memory.c takes the arrays and sends what has changed in them,
+ *            kv_host.c has the blocks, kv_slabs.c the slabs of one sequence, kv_gradient.c decides
+ *            between sequences, kv_pass.c runs passes, kv_stats.c counts, kv_check.c asserts.
+ * Ownership  struct spin_kv owns all of it. Arrays of the view come from spin_device_alloc, what is
+ *            copied in the background from spin_host_alloc, the rest from calloc; all at create.
  * Threading  The engine's thread.
  * Units      Slabs and slots of a row, or of all rows where it says so; pages; tokens. */
 #pragma once
@@ -42,6 +42,7 @@ struct spin_kv_sequence {
     uint32_t steps_buffered; /* of those, since its rows have tables */
     bool open_page_dirty;    /* the open page is in its slots alone */
     uint32_t dropped;        /* sum of the rows' counters.dropped when last read, modulo 2^32 */
+    bool dropping;           /* its rows have shrunk since then */
     uint64_t plan;           /* the last step_begin that named it */
     /* For people. */
     uint32_t working_set; /* sum over rows */
@@ -93,11 +94,20 @@ struct spin_kv {
     uint32_t *working_set;  /* [sequences_max][layers]: of a row, the largest; 0: not known */
     uint32_t *layer_tokens; /* [sequences_max][layers]: tokens whose KV is there */
 
-    /* The view's arrays that the host writes. */
+    /* What the host writes of the view. Where device memory is the host's, the view's own arrays;
+     * else the view's are copies, which spin_kv_flush makes right. */
     uint8_t *residency;
     uint32_t *slab_list;
     uint32_t *slab_count;
     uint32_t *block_list;
+    uint8_t *dirty; /* [sequences_max]: SPIN_KV_DIRTY_*: what has changed since it was sent */
+    bool any_dirty;
+    /* What the host reads of the view's counters: they themselves, or what the last step's read
+     * brought. */
+    struct spin_kv_counters *counters;     /* [sequences_max * rows] */
+    struct spin_kv_counters *no_counters;  /* [rows]: zeros */
+    struct spin_kv_counters *row_counters; /* [rows]: of spin_kv_wait_for_counters */
+    uint32_t *before; /* [layers]: slabs of a row, of the sequence whose rows are growing */
 
     /* Of the pass at hand. */
     enum spin_kv_pass pass;
@@ -160,6 +170,27 @@ static inline void spin_kv_plan_next(struct spin_kv *kv, uint32_t seq)
     sequence->planned = SPIN_MIN(sequence->tokens + 1, kv->config.tokens_max);
 }
 
+/* --- kv_memory.c --- */
+
+spin_status spin_kv_alloc_memory(struct spin_kv *kv, struct spin_error *err);
+void spin_kv_free_memory(struct spin_kv *kv);
+#define SPIN_KV_DIRTY_SLABS 1u  /* residency, slab lists and counts */
+#define SPIN_KV_DIRTY_BLOCKS 2u /* the list of blocks */
+/* Of this sequence they have changed. */
+static inline void spin_kv_touch(struct spin_kv *kv, uint32_t seq, uint32_t what)
+{
+    kv->dirty[seq] |= (uint8_t)what;
+    kv->any_dirty = true;
+}
+/* What has changed is what operations read from now on. Before each operation, but for those of a
+ * pass, whose beginning does it. */
+SPIN_MUST_USE spin_status spin_kv_flush(struct spin_kv *kv);
+/* Submits a read of all counters: of whoever is in a batch, so that a recording of one step's does
+ * for others. */
+SPIN_MUST_USE spin_status spin_kv_read_counters(struct spin_kv *kv);
+/* Those of one sequence, at once; as they were when the device does not answer. */
+void spin_kv_wait_for_counters(struct spin_kv *kv, uint32_t seq);
+
 /* --- kv_host.c --- */
 
 void spin_kv_release_blocks(struct spin_kv *kv, uint32_t seq);
@@ -177,6 +208,7 @@ enum spin_kv_level {
 /* Slabs of a row of `layer` at a level of the sequence's planned tokens. */
 uint32_t spin_kv_level_row(const struct spin_kv *kv, uint32_t seq, uint32_t layer,
                            enum spin_kv_level level);
+void spin_kv_set_residency(struct spin_kv *kv, uint32_t seq, enum spin_kv_residency residency);
 /* Becomes RESIDENT, with slots for `tokens`. */
 void spin_kv_grant_resident(struct spin_kv *kv, uint32_t seq, uint32_t tokens);
 /* A RESIDENT one grows with its tokens. */
@@ -213,7 +245,7 @@ SPIN_MUST_USE spin_status spin_kv_write_open_page(struct spin_kv *kv, uint32_t s
 /* --- kv_stats.c --- */
 
 /* Of a sequence that is opened. */
-void spin_kv_zero_counters(struct spin_kv *kv, uint32_t seq);
+SPIN_MUST_USE spin_status spin_kv_zero_counters(struct spin_kv *kv, uint32_t seq);
 /* Sums up the counters of a sequence whose step is over. */
 void spin_kv_count_step(struct spin_kv *kv, uint32_t seq);
 void spin_kv_count_dropped(struct spin_kv *kv, uint32_t seq);

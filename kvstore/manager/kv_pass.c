@@ -84,6 +84,7 @@ static void stage(struct spin_kv *kv, struct spin_kv_inputs *inputs, uint32_t in
 /* What was staged becomes the pass at hand. */
 static spin_status begin_pass(struct spin_kv *kv, enum spin_kv_pass pass, uint32_t count)
 {
+    SPIN_TRY(spin_kv_flush(kv));
     SPIN_TRY(spin_device_write(kv->stream, kv->inputs.sequence, kv->staged.sequence,
                                spin_kv_inputs_bytes(kv->config.sequences_max)));
     kv->pass = pass;
@@ -102,6 +103,7 @@ static spin_status begin_pass(struct spin_kv *kv, enum spin_kv_pass pass, uint32
  * spin_host_alloc: it is free again when the call returns, however many follow one another. */
 static spin_status write_one(struct spin_kv *kv, uint32_t seq, struct spin_kv_range offloaded)
 {
+    SPIN_TRY(spin_kv_flush(kv));
     stage(kv, &kv->one_staged, 0, seq, kv->sequences[seq].tokens);
     kv->one_staged.offloaded[0] = offloaded;
     return spin_device_write(kv->stream, kv->one.sequence, kv->one_staged.sequence,
@@ -164,6 +166,14 @@ spin_status spin_kv_read_back(struct spin_kv *kv, uint32_t seq, uint32_t layer, 
     return gather(kv, batch_of(&kv->one, layer, 1));
 }
 
+/* The open page is in its slots alone: it cannot be missing. */
+static void check_found(const struct spin_kv *kv)
+{
+    for (uint32_t head = 0; head < kv->config.layout.kv_heads; head++) {
+        SPIN_ASSERT_EQ(kv->lists.miss_count[head], 0);
+    }
+}
+
 /* Where the open page lies is for the tables to say: it is resolved alone, as a step would. That
  * makes the others of the row one step older, all of them alike. */
 static spin_status write_open_page(struct spin_kv *kv, uint32_t seq, uint32_t layer,
@@ -178,8 +188,8 @@ static spin_status write_open_page(struct spin_kv *kv, uint32_t seq, uint32_t la
                                            .pages = page};
     SPIN_TRY(kv->config.ops->kv_list(&args, kv->stream));
     SPIN_TRY(resolve(kv, batch));
-    for (uint32_t head = 0; head < kv->config.layout.kv_heads; head++) {
-        SPIN_ASSERT_EQ(kv->lists.miss_count[head], 0);
+    if (spin_device_is_host(kv->stream)) {
+        check_found(kv);
     }
     count_offloaded(kv, 1);
     return offload(kv, batch, kv->one.offloaded);
@@ -330,8 +340,9 @@ spin_status spin_kv_offload(struct spin_kv *kv, uint32_t layer)
     book_layer(kv, layer);
     if (kv->pass == SPIN_KV_PASS_PREFILL) {
         end_unit(kv, layer);
+        return SPIN_OK;
     }
-    return SPIN_OK;
+    return layer + 1 == kv->config.layout.layers ? spin_kv_read_counters(kv) : SPIN_OK;
 }
 
 static spin_status end_step_of(struct spin_kv *kv, uint32_t seq, uint32_t tokens)

@@ -24,6 +24,7 @@ static void take(struct spin_kv *kv, uint32_t seq, uint32_t layer, struct spin_k
         kv->group_owner[list[i]] = seq;
     }
     kv->sequences[seq].slabs += groups.count * heads;
+    spin_kv_touch(kv, seq, SPIN_KV_DIRTY_SLABS);
 }
 
 static void give_group(struct spin_kv *kv, uint32_t seq, uint32_t group)
@@ -50,6 +51,7 @@ static void give(struct spin_kv *kv, uint32_t seq, uint32_t layer, struct spin_k
     }
     SPIN_ASSERT_GE(kv->sequences[seq].slabs, groups.count * heads);
     kv->sequences[seq].slabs -= groups.count * heads;
+    spin_kv_touch(kv, seq, SPIN_KV_DIRTY_SLABS);
 }
 
 static struct spin_kv_range range(uint32_t begin, uint32_t end)
@@ -79,6 +81,12 @@ uint32_t spin_kv_level_row(const struct spin_kv *kv, uint32_t seq, uint32_t laye
     return 0;
 }
 
+void spin_kv_set_residency(struct spin_kv *kv, uint32_t seq, enum spin_kv_residency residency)
+{
+    kv->residency[seq] = (uint8_t)residency;
+    spin_kv_touch(kv, seq, SPIN_KV_DIRTY_SLABS);
+}
+
 /* --- grants --- */
 
 void spin_kv_grow_resident(struct spin_kv *kv, uint32_t seq, uint32_t tokens)
@@ -97,7 +105,7 @@ void spin_kv_grow_resident(struct spin_kv *kv, uint32_t seq, uint32_t tokens)
 void spin_kv_grant_resident(struct spin_kv *kv, uint32_t seq, uint32_t tokens)
 {
     SPIN_ASSERT_EQ(kv->sequences[seq].slabs, 0);
-    kv->residency[seq] = SPIN_KV_RESIDENT;
+    spin_kv_set_residency(kv, seq, SPIN_KV_RESIDENT);
     spin_kv_grow_resident(kv, seq, tokens);
 }
 
@@ -105,13 +113,13 @@ void spin_kv_grant_arena(struct spin_kv *kv, uint32_t seq, uint32_t tokens)
 {
     struct spin_kv_sequence *sequence = &kv->sequences[seq];
     SPIN_ASSERT_EQ(sequence->slabs, 0);
-    kv->residency[seq] = SPIN_KV_BUFFERED;
+    spin_kv_set_residency(kv, seq, SPIN_KV_BUFFERED);
     sequence->arena_row = spin_kv_full_row(&kv->budget, tokens);
     sequence->arena_layer = SPIN_KV_LAYER_NONE;
     take(kv, seq, 0, range(0, sequence->arena_row));
 }
 
-/* The tables of a layer follow its slabs, which are in place. */
+/* The tables of a layer follow its slabs: what the device knows of them is flushed. */
 static spin_status resize(struct spin_kv *kv, uint32_t seq, uint32_t layer, uint32_t before,
                           uint32_t after)
 {
@@ -130,19 +138,27 @@ spin_status spin_kv_grow_rows(struct spin_kv *kv, uint32_t seq, enum spin_kv_lev
 {
     SPIN_ASSERT(!spin_kv_is_resident_now(kv, seq));
     SPIN_ASSERT_EQ(kv->sequences[seq].arena_row, 0);
+    bool grown = false;
     for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
         uint32_t *count = spin_kv_count_of(kv, seq, layer);
-        const uint32_t before = *count;
         const uint32_t wanted = spin_kv_level_row(kv, seq, layer, level);
-        if (wanted <= before) {
-            continue;
-        }
         const uint32_t free = kv->slabs_free / kv->config.layout.kv_heads;
-        const uint32_t after = before + SPIN_MIN(wanted - before, free);
-        if (after > before) {
-            take(kv, seq, layer, range(before, after));
-            *count = after;
-            SPIN_TRY(resize(kv, seq, layer, before, after));
+        const uint32_t missing = wanted > *count ? SPIN_MIN(wanted - *count, free) : 0;
+        kv->before[layer] = *count;
+        if (missing > 0) {
+            take(kv, seq, layer, range(*count, *count + missing));
+            *count += missing;
+            grown = true;
+        }
+    }
+    if (!grown) {
+        return SPIN_OK;
+    }
+    SPIN_TRY(spin_kv_flush(kv));
+    for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
+        const uint32_t after = *spin_kv_count_of(kv, seq, layer);
+        if (after > kv->before[layer]) {
+            SPIN_TRY(resize(kv, seq, layer, kv->before[layer], after));
         }
     }
     return SPIN_OK;
@@ -150,23 +166,42 @@ spin_status spin_kv_grow_rows(struct spin_kv *kv, uint32_t seq, enum spin_kv_lev
 
 /* --- giving back --- */
 
-/* RESIDENT to BUFFERED, one layer: the newest pages stay, in the slabs that they are in. */
-static spin_status demote_layer(struct spin_kv *kv, uint32_t seq, uint32_t layer, uint32_t wanted)
+/* Slabs of a row that hold pages. */
+static uint32_t slabs_used(const struct spin_kv *kv, uint32_t seq)
 {
-    struct spin_kv_sequence *sequence = &kv->sequences[seq];
+    const uint32_t pages = spin_kv_pages_of(kv, kv->sequences[seq].tokens);
+    return (pages + SPIN_SLAB_SLOTS - 1) / SPIN_SLAB_SLOTS;
+}
+
+/* The first of those that stay when a RESIDENT row keeps `after` slabs: the newest pages do. */
+static uint32_t first_kept(const struct spin_kv *kv, uint32_t seq, uint32_t after)
+{
+    const uint32_t used = slabs_used(kv, seq);
+    return used > after ? used - after : 0;
+}
+
+/* RESIDENT to BUFFERED, one layer: what stays does so in the slabs that it is in. */
+static void keep_newest(struct spin_kv *kv, uint32_t seq, uint32_t layer, uint32_t wanted)
+{
     uint32_t *count = spin_kv_count_of(kv, seq, layer);
-    const uint32_t pages = spin_kv_pages_of(kv, sequence->tokens);
-    const uint32_t used = (pages + SPIN_SLAB_SLOTS - 1) / SPIN_SLAB_SLOTS;
     const uint32_t after = SPIN_MIN(wanted, *count);
-    const uint32_t first = used > after ? used - after : 0; /* slab */
+    const uint32_t first = first_kept(kv, seq, after);
     SPIN_ASSERT_GE(after, 1);
-    SPIN_ASSERT_LE(used, *count);
+    SPIN_ASSERT_LE(slabs_used(kv, seq), *count);
     give(kv, seq, layer, range(0, first));
     give(kv, seq, layer, range(first + after, *count));
     uint32_t *list = groups_of(kv, seq, layer);
     memmove(list, list + first, after * sizeof *list);
     *count = after;
     kv->stats.pages_dropped += (uint64_t)first * SPIN_SLAB_SLOTS * kv->config.layout.kv_heads;
+}
+
+/* The tables of such a layer: it had none. */
+static spin_status resize_newest(struct spin_kv *kv, uint32_t seq, uint32_t layer)
+{
+    const struct spin_kv_sequence *sequence = &kv->sequences[seq];
+    const uint32_t after = *spin_kv_count_of(kv, seq, layer);
+    const uint32_t first = first_kept(kv, seq, after);
     const struct spin_kv_resize_args args = {
         .view = &kv->view,
         .sequence = seq,
@@ -175,20 +210,24 @@ static spin_status demote_layer(struct spin_kv *kv, uint32_t seq, uint32_t layer
         .before = 0,
         .after = after * SPIN_SLAB_SLOTS,
         .first_page = first * SPIN_SLAB_SLOTS,
-        .held = pages - first * SPIN_SLAB_SLOTS,
+        .held = spin_kv_pages_of(kv, sequence->tokens) - first * SPIN_SLAB_SLOTS,
     };
     return kv->config.ops->kv_resize[kv->config.replacement](&args, kv->stream);
 }
 
 static spin_status demote(struct spin_kv *kv, uint32_t seq, enum spin_kv_level level)
 {
-    struct spin_kv_sequence *sequence = &kv->sequences[seq];
-    for (uint32_t layer = 0; layer < kv->config.layout.layers; layer++) {
-        SPIN_TRY(demote_layer(kv, seq, layer, spin_kv_level_row(kv, seq, layer, level)));
+    const uint32_t layers = kv->config.layout.layers;
+    for (uint32_t layer = 0; layer < layers; layer++) {
+        keep_newest(kv, seq, layer, spin_kv_level_row(kv, seq, layer, level));
     }
-    kv->residency[seq] = SPIN_KV_BUFFERED;
-    sequence->steps_buffered = 0;
+    spin_kv_set_residency(kv, seq, SPIN_KV_BUFFERED);
+    kv->sequences[seq].steps_buffered = 0;
     kv->stats.demotions++;
+    SPIN_TRY(spin_kv_flush(kv));
+    for (uint32_t layer = 0; layer < layers; layer++) {
+        SPIN_TRY(resize_newest(kv, seq, layer));
+    }
     return SPIN_OK;
 }
 
@@ -206,7 +245,7 @@ static void demote_to_arena(struct spin_kv *kv, uint32_t seq)
         give(kv, seq, layer, range(0, *count));
         *count = 0;
     }
-    kv->residency[seq] = SPIN_KV_BUFFERED;
+    spin_kv_set_residency(kv, seq, SPIN_KV_BUFFERED);
     kv->stats.demotions++;
 }
 
@@ -223,15 +262,17 @@ spin_status spin_kv_shrink(struct spin_kv *kv, uint32_t seq, enum spin_kv_level 
     }
     SPIN_ASSERT_EQ(sequence->arena_row, 0);
     SPIN_TRY(spin_kv_write_open_page(kv, seq)); /* its slot may be among those that go */
+    SPIN_TRY(spin_kv_flush(kv));
     for (uint32_t layer = 0; layer < kv->config.layout.layers && kv->slabs_free < wanted; layer++) {
         uint32_t *count = spin_kv_count_of(kv, seq, layer);
         const uint32_t after = spin_kv_level_row(kv, seq, layer, level);
-        if (after < *count) {
+        if (after < *count) { /* on the device the layer keeps its slabs until the next flush */
             SPIN_TRY(resize(kv, seq, layer, *count, after));
             give(kv, seq, layer, range(after, *count));
             *count = after;
         }
     }
+    sequence->dropping = true;
     return SPIN_OK;
 }
 
@@ -247,5 +288,5 @@ void spin_kv_release_slabs(struct spin_kv *kv, uint32_t seq)
         *count = 0;
     }
     SPIN_ASSERT_EQ(sequence->slabs, 0);
-    kv->residency[seq] = SPIN_KV_BUFFERED;
+    spin_kv_set_residency(kv, seq, SPIN_KV_BUFFERED);
 }

@@ -7,16 +7,22 @@
 
 static struct spin_kv_counters *counters_of(const struct spin_kv *kv, uint32_t seq)
 {
-    return kv->view.counters + spin_kv_table_row(&kv->view, seq, 0, 0);
+    return kv->counters + spin_kv_table_row(&kv->view, seq, 0, 0);
 }
 
-void spin_kv_zero_counters(struct spin_kv *kv, uint32_t seq)
+/* What a read of the last owner's counters brings comes before the write, which waits. */
+spin_status spin_kv_zero_counters(struct spin_kv *kv, uint32_t seq)
 {
-    memset(counters_of(kv, seq), 0, kv->rows * sizeof(struct spin_kv_counters));
+    const uint64_t bytes = kv->rows * sizeof(struct spin_kv_counters);
+    SPIN_TRY(spin_device_write(kv->stream,
+                               kv->view.counters + spin_kv_table_row(&kv->view, seq, 0, 0),
+                               kv->no_counters, bytes));
+    memset(counters_of(kv, seq), 0, bytes);
+    return SPIN_OK;
 }
 
 /* All modulo 2^32, as the rows count; between two readings far fewer are dropped. */
-void spin_kv_count_dropped(struct spin_kv *kv, uint32_t seq)
+static void count_dropped(struct spin_kv *kv, uint32_t seq)
 {
     const struct spin_kv_counters *counters = counters_of(kv, seq);
     uint32_t dropped = 0;
@@ -25,6 +31,15 @@ void spin_kv_count_dropped(struct spin_kv *kv, uint32_t seq)
     }
     kv->stats.pages_dropped += dropped - kv->sequences[seq].dropped;
     kv->sequences[seq].dropped = dropped;
+    kv->sequences[seq].dropping = false;
+}
+
+void spin_kv_count_dropped(struct spin_kv *kv, uint32_t seq)
+{
+    if (kv->sequences[seq].dropping) {
+        spin_kv_wait_for_counters(kv, seq);
+    }
+    count_dropped(kv, seq);
 }
 
 void spin_kv_count_step(struct spin_kv *kv, uint32_t seq)
@@ -49,7 +64,7 @@ void spin_kv_count_step(struct spin_kv *kv, uint32_t seq)
     kv->stats.evictions += evictions;
     kv->stats.pages_retrieved += misses;
     kv->stats.bytes_retrieved += misses * kv->page_bytes;
-    spin_kv_count_dropped(kv, seq);
+    count_dropped(kv, seq);
 }
 
 void spin_kv_note_working_set(struct spin_kv *kv, uint32_t seq)

@@ -186,24 +186,23 @@ static spin_status run_call(void *context, struct spin_stream *cpu)
 {
     (void)cpu;
     const struct call *call = context;
-    call->fn((uint8_t *)context + sizeof *call);
+    call->fn((const uint8_t *)context + sizeof *call);
     return SPIN_OK;
 }
 
 spin_status spin_fake_submit(struct spin_stream *stream, spin_fake_fn fn, const void *context,
                              uint64_t bytes)
 {
-    const uint64_t room = (sizeof(struct call) + bytes + 15) / 16 * 16;
-    uint8_t *call = aligned_alloc(16, room);
-    spin_status status = SPIN_OK;
+    if (!spin_fake_is(stream)) {
+        fn(context);
+        return SPIN_OK;
+    }
+    uint8_t *call = aligned_alloc(16, (sizeof(struct call) + bytes + 15) / 16 * 16);
     assert_non_null(call);
     *(struct call *)(void *)call = (struct call){.fn = fn};
     memcpy(call + sizeof(struct call), context, bytes);
-    if (spin_fake_is(stream)) {
-        status = spin_fake_submit_task(stream, run_call, call, sizeof(struct call) + bytes);
-    } else {
-        fn(call + sizeof(struct call));
-    }
+    const spin_status status =
+        spin_fake_submit_task(stream, run_call, call, sizeof(struct call) + bytes);
     free(call);
     return status;
 }
@@ -401,8 +400,8 @@ static spin_status side_begin(struct spin_stream *stream)
 {
     struct fake_stream *self = fake_stream(stream);
     assert_false(self->on_side);
-    self->on_side = true;
-    return is_lost(self) ? SPIN_ERR_DEVICE_LOST : SPIN_OK;
+    self->on_side = !is_lost(self);
+    return self->on_side ? SPIN_OK : SPIN_ERR_DEVICE_LOST;
 }
 
 static spin_status side_end(struct spin_stream *stream)

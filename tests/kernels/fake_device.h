@@ -30,7 +30,7 @@ bool spin_fake_is(const struct spin_stream *stream);
 
 /* Runs fn(a copy of context) in the stream's order, when device memory may be touched; on any other
  * stream at once. What a test wants to put there or look at. OK unless the device is lost. */
-typedef void (*spin_fake_fn)(void *context);
+typedef void (*spin_fake_fn)(const void *context);
 spin_status spin_fake_submit(struct spin_stream *stream, spin_fake_fn fn, const void *context,
                              uint64_t bytes);
 

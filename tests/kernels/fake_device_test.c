@@ -57,9 +57,9 @@ static void expect_values(const uint32_t *values, uint32_t first)
 }
 
 /* What a test's function does on the device. */
-static void add_one(void *context)
+static void add_one(const void *context)
 {
-    uint32_t *values = *(uint32_t **)context;
+    uint32_t *values = *(uint32_t *const *)context;
     for (uint32_t i = 0; i < VALUES; i++) {
         values[i]++;
     }

@@ -2,13 +2,16 @@
  * suspended, come back, close, in pools from ample to the smallest that create takes. Every list is
  * compared with the shadow, and all invariants are asserted on the way. AGAIN must not come while
  * the scheduler's claims fit. */
+#include "tests/kernels/fake_device.h"
 #include "tests/kvstore/manager/kv_world.h"
 
 #ifdef SPIN_DEBUG /* a sanitizer build: several times slower */
 #define CALLS_ALL 150000u
+#define CALLS_LATE 1500u
 #define CHECK_EVERY 4u
 #else
 #define CALLS_ALL 1000000u
+#define CALLS_LATE 2500u
 #define CHECK_EVERY 64u
 #endif
 
@@ -242,34 +245,58 @@ static void expect_events(const struct walk *walk, const struct spin_kv_stats *s
     }
 }
 
-static void walk_through(const struct walk *walk, enum spin_kv_replacement replacement,
-                         uint64_t calls)
+struct way {
+    enum spin_kv_replacement replacement;
+    uint64_t calls;
+    const struct spin_ops *ops; /* NULL: the walk's */
+    bool fake;
+    bool record;
+};
+
+/* What a walk leaves behind. */
+struct outcome {
+    struct spin_kv_stats stats;
+    uint64_t calls;
+    uint64_t pages_compared;
+    uint64_t recorded;
+};
+
+static struct outcome walk_through(const struct walk *walk, const struct way *way)
 {
     struct world_options options = options_of(walk);
     struct world world;
-    options.replacement = replacement;
+    options.replacement = way->replacement;
+    options.ops = way->ops != NULL ? way->ops : options.ops;
+    options.fake = way->fake;
+    options.record = way->record;
     spin_world_set_up(&world, &options);
-    for (uint64_t i = 0; world.calls < calls; i++) {
+    for (uint64_t i = 0; world.calls < way->calls; i++) {
         walk_once(&world, walk->sequences != 0 ? walk->sequences : WORLD_SEQUENCES);
-        if (i % CHECK_EVERY == 0) {
-            spin_kv_check(world.kv);
+        if (i % CHECK_EVERY == 0 && !way->fake) {
+            spin_world_check(&world);
         }
     }
-    const struct spin_kv_stats stats = spin_world_stats(&world);
+    const struct outcome outcome = {spin_world_stats(&world), world.calls, world.pages_compared,
+                                    world.recorded};
+    const struct spin_kv_stats *stats = &outcome.stats;
     print_message("%s, policy %d: %lu calls, %lu pages compared, retrieved %lu, evictions %lu, "
-                  "dropped %lu, demotions %lu, suspensions %lu\n",
-                  walk->name, (int)replacement, (unsigned long)world.calls,
-                  (unsigned long)world.pages_compared, (unsigned long)stats.pages_retrieved,
-                  (unsigned long)stats.evictions, (unsigned long)stats.pages_dropped,
-                  (unsigned long)stats.demotions, (unsigned long)stats.suspensions);
-    expect_events(walk, &stats);
+                  "dropped %lu, demotions %lu, suspensions %lu, recorded %lu\n",
+                  walk->name, (int)way->replacement, (unsigned long)world.calls,
+                  (unsigned long)world.pages_compared, (unsigned long)stats->pages_retrieved,
+                  (unsigned long)stats->evictions, (unsigned long)stats->pages_dropped,
+                  (unsigned long)stats->demotions, (unsigned long)stats->suspensions,
+                  (unsigned long)outcome.recorded);
     spin_world_tear_down(&world);
+    return outcome;
 }
 
 static void walk_all(enum spin_kv_replacement replacement)
 {
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(walks); i++) {
-        walk_through(&walks[i], replacement, CALLS_ALL / 2 / SPIN_ARRAY_COUNT(walks) + 1);
+        const struct way way = {.replacement = replacement,
+                                .calls = CALLS_ALL / 2 / SPIN_ARRAY_COUNT(walks) + 1};
+        const struct outcome outcome = walk_through(&walks[i], &way);
+        expect_events(&walks[i], &outcome.stats);
     }
 }
 
@@ -285,10 +312,52 @@ static void test_walk_bucketed(void **state)
     walk_all(SPIN_KV_BUCKETED);
 }
 
+/* On a device that is not the host, and late, every walk is the one that the reference takes on the
+ * processor: nothing was sent too late, changed too early, or looked at before it was there. */
+static void walk_late(enum spin_kv_replacement replacement, bool record)
+{
+    uint64_t retrieved = 0;
+    uint64_t recorded = 0;
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(walks); i++) {
+        struct way way = {.replacement = replacement, .calls = CALLS_LATE, .ops = &spin_ops_ref};
+        const struct outcome wanted = walk_through(&walks[i], &way);
+        way.ops = &spin_ops_fake;
+        way.fake = true;
+        way.record = record;
+        const struct outcome got = walk_through(&walks[i], &way);
+        assert_int_equal(got.calls, wanted.calls);
+        assert_int_equal(got.pages_compared, wanted.pages_compared);
+        assert_memory_equal(&got.stats, &wanted.stats, sizeof got.stats);
+        retrieved += got.stats.pages_retrieved;
+        recorded += got.recorded;
+    }
+    assert_true(retrieved > 0);
+    assert_int_equal(recorded > 0, record);
+}
+
+static void test_walk_late_slot_lru(void **state)
+{
+    (void)state;
+    walk_late(SPIN_KV_SLOT_LRU, false);
+}
+
+static void test_walk_late_bucketed(void **state)
+{
+    (void)state;
+    walk_late(SPIN_KV_BUCKETED, false);
+}
+
+static void test_walk_recorded(void **state)
+{
+    (void)state;
+    walk_late(SPIN_KV_SLOT_LRU, true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_walk_slot_lru),
+        cmocka_unit_test(test_walk_late_slot_lru), cmocka_unit_test(test_walk_late_bucketed),
+        cmocka_unit_test(test_walk_recorded),      cmocka_unit_test(test_walk_slot_lru),
         cmocka_unit_test(test_walk_bucketed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

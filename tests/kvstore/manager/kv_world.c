@@ -1,7 +1,11 @@
 #include "tests/kvstore/manager/kv_world.h"
 
 #include "base/assert.h"
+#include "kvstore/manager/kv_internal.h"
+#include "tests/kernels/fake_device.h"
 
+#define FAKE_BYTES (UINT64_C(256) << 20)
+#define WAIT_NS UINT64_C(10000000000)
 #define SUPER_CHUNK_TOKENS 256u
 
 uint32_t spin_world_mandatory(const void *context, uint32_t layer, uint32_t tokens)
@@ -64,23 +68,49 @@ static void random_values(struct world *world, float *out, uint32_t count)
     }
 }
 
-/* Random K and V of `count` tokens from `first` on; into the shadow, too. */
+/* Random K and V of `count` tokens of a sequence from `first` on, into the pass behind the tokens
+ * that it has; into the shadow, too. */
 static void make_tokens(struct world *world, const struct world_seq *seq, uint32_t layer,
                         uint32_t first, uint32_t count)
 {
     const uint64_t head_dim = world->options.head_dim;
-    random_values(world, world->k, count * world->options.heads * world->options.head_dim);
-    random_values(world, world->v, count * world->options.heads * world->options.head_dim);
+    const uint64_t cols = world->options.heads * head_dim;
+    float *k = world->pass.made[layer] + world->pass.tokens[layer] * cols;
+    float *v = k + world->options.tokens_max * cols;
+    random_values(world, k, count * (uint32_t)cols);
+    random_values(world, v, count * (uint32_t)cols);
+    world->pass.tokens[layer] += count;
     for (uint32_t i = 0; i < count; i++) {
         for (uint32_t head = 0; head < world->options.heads; head++) {
             uint8_t *tile =
                 shadow_tile(world, seq, layer * world->options.heads + head, first + i) +
                 (first + i) % 8 * row_bytes(world);
-            shadow_put(world, tile, world->k + (i * world->options.heads + head) * head_dim);
+            shadow_put(world, tile, k + (i * world->options.heads + head) * head_dim);
             shadow_put(world, tile + 8 * row_bytes(world),
-                       world->v + (i * world->options.heads + head) * head_dim);
+                       v + (i * world->options.heads + head) * head_dim);
         }
     }
+}
+
+/* What happens on the device in one layer of the pass. */
+struct moment {
+    struct world *world;
+    uint32_t layer;
+    bool appended; /* the newest tokens are there */
+    const struct spin_kv_range *sealed;
+};
+
+/* In the order of the stream: at once, or late. */
+static void run(struct world *world, spin_fake_fn fn, uint32_t layer, bool appended)
+{
+    struct moment moment = {world, layer, appended, NULL};
+    (void)spin_kv_sealed(world->kv, &moment.sealed);
+    SPIN_EXPECT_OK(spin_fake_submit(world->stream, fn, &moment, sizeof moment), NULL);
+}
+
+static void wait(const struct world *world)
+{
+    SPIN_EXPECT_OK(spin_stream_sync(world->stream, WAIT_NS), NULL);
 }
 
 /* A page of a row, and what of it is to be compared: the tokens below `end`. */
@@ -125,6 +155,7 @@ static struct spin_kv_config make_config(struct world *world)
         .summary_bytes = 2 * options->head_dim,
         .replacement = options->replacement,
         .bucket_shift = options->bucket_shift,
+        .frame_blocks = options->frame_blocks,
         .buffered = options->buffered,
         .demand = {.context = &world->demand, .mandatory = spin_world_mandatory},
     };
@@ -142,6 +173,24 @@ static struct spin_kv_config make_config(struct world *world)
     return config;
 }
 
+/* A frame, by the host's own list of blocks: that of the view may be out of its reach. */
+static uint8_t *frame_of(const struct world *world, const struct world_seq *seq, uint32_t row,
+                         uint32_t page)
+{
+    struct spin_kv_view view = *spin_kv_get_view(world->kv);
+    const uint32_t heads = world->options.heads;
+    view.blocks = world->kv->block_list;
+    return spin_kv_frame_bytes(&view, seq->id.v, row / heads, row % heads, page);
+}
+
+static void *take_device(struct world *world, uint64_t bytes)
+{
+    struct spin_error err;
+    void *memory = NULL;
+    SPIN_EXPECT_OK(spin_device_alloc(world->stream, bytes, &memory, &err), &err);
+    return memory;
+}
+
 void spin_world_set_up(struct world *world, const struct world_options *options)
 {
     struct spin_error err;
@@ -149,17 +198,29 @@ void spin_world_set_up(struct world *world, const struct world_options *options)
     world->demand.page_tokens = options->page_tokens;
     world->rng = (struct spin_rng){.seed = options->page_tokens, .stream = options->slabs};
     world->config = make_config(world);
-    SPIN_EXPECT_OK(spin_stream_create_cpu(1, &world->stream, &err), &err);
+    if (options->fake) {
+        world->stream = spin_fake_stream_create(FAKE_BYTES);
+    } else {
+        SPIN_EXPECT_OK(spin_stream_create_cpu(1, &world->stream, &err), &err);
+    }
     SPIN_EXPECT_OK(spin_kv_create(&world->config, world->stream, &world->kv, &err), &err);
-    spin_kv_set_poison(world->kv, true);
+    if (!options->fake) {
+        spin_kv_set_poison(world->kv, true);
+    }
     const uint64_t rows = (uint64_t)WORLD_SEQUENCES * world->options.layers * world->options.heads;
     const uint64_t elements =
         (uint64_t)options->tokens_max * world->options.heads * options->head_dim;
-    void *memory = NULL;
-    SPIN_EXPECT_OK(spin_device_alloc(world->stream, elements * sizeof(float), &memory, &err), &err);
-    world->k = memory;
-    SPIN_EXPECT_OK(spin_device_alloc(world->stream, elements * sizeof(float), &memory, &err), &err);
-    world->v = memory;
+    const uint64_t world_rows = (uint64_t)WORLD_SEQUENCES * options->heads;
+    const uint64_t pages_max = /* the lists' stride */
+        (options->tokens_max + options->page_tokens - 1) / options->page_tokens;
+    world->k = take_device(world, elements * sizeof(float));
+    world->v = take_device(world, elements * sizeof(float));
+    world->first = take_device(world, (WORLD_SEQUENCES + 1) * sizeof(uint32_t));
+    for (uint32_t layer = 0; layer < options->layers; layer++) {
+        world->pass.made[layer] = calloc(2 * elements, sizeof(float));
+        world->pass.pages[layer] = calloc(world_rows, pages_max * sizeof(uint16_t));
+        assert_true(world->pass.made[layer] != NULL && world->pass.pages[layer] != NULL);
+    }
     world->shadow = calloc(rows * ((options->tokens_max + 7) / 8), 16 * row_bytes(world));
     assert_non_null(world->shadow);
 }
@@ -171,7 +232,7 @@ void spin_world_tear_down(struct world *world)
             spin_world_close(world, &world->seqs[i]);
         }
     }
-    spin_kv_check(world->kv);
+    spin_world_check(world);
     const struct spin_kv_stats stats = spin_world_stats(world);
     assert_int_equal(stats.slabs_free, stats.slabs);
     assert_int_equal(stats.blocks_free, stats.blocks);
@@ -179,8 +240,24 @@ void spin_world_tear_down(struct world *world)
     spin_kv_destroy(world->kv);
     spin_device_free(world->stream, world->k);
     spin_device_free(world->stream, world->v);
+    spin_device_free(world->stream, world->first);
+    for (uint32_t i = 0; i < WORLD_SEQUENCES * WORLD_WORKS; i++) {
+        spin_graph_destroy(world->stream, world->graphs[i / WORLD_WORKS][i % WORLD_WORKS]);
+    }
     spin_stream_destroy(world->stream);
+    for (uint32_t layer = 0; layer < world->options.layers; layer++) {
+        free(world->pass.made[layer]);
+        free(world->pass.pages[layer]);
+    }
     free(world->shadow);
+}
+
+void spin_world_check(const struct world *world)
+{
+    wait(world);
+    if (!world->options.fake) {
+        spin_kv_check(world->kv);
+    }
 }
 
 struct spin_kv_stats spin_world_stats(const struct world *world)
@@ -208,6 +285,29 @@ struct world_seq *spin_world_open(struct world *world, uint32_t index, uint32_t 
     SPIN_EXPECT_OK(spin_kv_open(world->kv, &seq->id), NULL);
     world->calls++;
     return seq;
+}
+
+void spin_world_adopt(struct world *world, struct world_seq *seq)
+{
+    const struct spin_kv_view *view = spin_kv_get_view(world->kv);
+    const uint32_t heads = world->options.heads;
+    const uint64_t page_bytes = spin_page_bytes(&view->layout, view->page_tokens);
+    SPIN_EXPECT_OK(spin_kv_reserve(world->kv, seq->id, seq->prompt), NULL);
+    seq->reserved = seq->prompt;
+    for (uint32_t row = 0; row < world->options.layers * heads; row++) {
+        if (row % heads == 0) {
+            world->pass.tokens[row / heads] = 0;
+            make_tokens(world, seq, row / heads, 0, seq->prompt);
+        }
+        for (uint32_t token = 0; token < seq->prompt; token += view->page_tokens) {
+            memcpy(frame_of(world, seq, row, token / view->page_tokens),
+                   shadow_tile(world, seq, row, token), page_bytes);
+        }
+    }
+    spin_kv_adopt(world->kv, seq->id, seq->prompt);
+    seq->tokens = seq->prompt;
+    seq->decoding = true;
+    world->calls += 2;
 }
 
 /* What the scheduler adds up before it asks for anything: claims of prompts, which last until the
@@ -316,43 +416,110 @@ void spin_world_close(struct world *world, struct world_seq *seq)
 
 /* --- passes --- */
 
-/* What is completed follows what was completed before, and stands where the range says. */
-static void check_sealed(struct world *world, struct world_seq *seq, uint32_t layer,
-                         const struct spin_kv_range *range, uint32_t tokens)
+static void begin_pass(struct world *world)
 {
-    const uint32_t partition = world->options.partition_tokens;
-    const uint32_t pages = partition / world->options.page_tokens;
-    if (range->count > 0) {
-        assert_int_equal(range->first, seq->indexed[layer]);
-        seq->indexed[layer] += range->count;
+    world->pass.count = 0;
+    for (uint32_t layer = 0; layer < world->options.layers; layer++) {
+        world->pass.tokens[layer] = 0;
     }
-    assert_int_equal(seq->indexed[layer], tokens / partition * pages);
 }
 
-static void append(struct world *world, const struct spin_page_lists *lists, uint32_t count,
-                   const uint32_t *first, uint32_t sequences)
+/* A sequence of the pass, which has `end` tokens when it is over. What it completes in a layer
+ * follows what was completed before. */
+static void plan(struct world *world, const struct world_seq *seq, uint32_t end)
+{
+    world->pass.seqs[world->pass.count] = seq;
+    world->pass.end[world->pass.count] = end;
+    world->pass.count++;
+}
+
+static void plan_sealed(struct world *world, struct world_seq *seq, uint32_t layer, uint32_t index)
+{
+    const uint32_t partition = world->options.partition_tokens;
+    const uint32_t end =
+        world->pass.end[index] / partition * (partition / world->options.page_tokens);
+    world->pass.sealed[layer][index] =
+        (struct spin_kv_range){.first = seq->indexed[layer], .count = end - seq->indexed[layer]};
+    seq->indexed[layer] = end;
+}
+
+/* The pages of a range stand side by side on the lists of the sequence's rows. */
+static void look_at_range(const struct moment *moment, uint32_t index,
+                          const struct spin_kv_range *range)
+{
+    const struct world *world = moment->world;
+    const struct spin_kv_view *view = spin_kv_get_view(world->kv);
+    const struct spin_kv_batch batch = spin_kv_get_batch(world->kv, moment->layer);
+    const struct spin_kv_lists lists = spin_kv_get_lists(world->kv);
+    for (uint32_t head = 0; head < world->options.heads; head++) {
+        const uint64_t row = (uint64_t)index * world->options.heads + head;
+        const uint32_t entry = spin_kv_list_entry(view, &batch, &lists, row, range->first);
+        for (uint32_t j = 0; j < range->count; j++) {
+            assert_int_equal(lists.pages[row * lists.stride + entry + j], range->first + j);
+        }
+    }
+}
+
+static void look_at_sealed(const void *context)
+{
+    const struct moment *moment = context;
+    const struct world *world = moment->world;
+    const struct spin_kv_range *ranges = moment->sealed;
+    for (uint32_t i = 0; i < world->pass.count; i++) {
+        const struct spin_kv_range *wanted = &world->pass.sealed[moment->layer][i];
+        assert_int_equal(ranges[i].count, wanted->count);
+        if (wanted->count > 0) {
+            assert_int_equal(ranges[i].first, wanted->first);
+            look_at_range(moment, i, &ranges[i]);
+        }
+    }
+}
+
+static void put_values(const void *context)
+{
+    const struct moment *moment = context;
+    struct world *world = moment->world;
+    const struct world_pass *pass = &world->pass;
+    const uint64_t cols = (uint64_t)world->options.heads * world->options.head_dim;
+    const uint64_t bytes = pass->tokens[moment->layer] * cols * sizeof *world->k;
+    const float *made = pass->made[moment->layer];
+    memcpy(world->k, made, bytes);
+    memcpy(world->v, made + world->options.tokens_max * cols, bytes);
+    for (uint32_t i = 0; i <= pass->count; i++) { /* one token of each, or all of one */
+        world->first[i] = i * pass->tokens[moment->layer] / pass->count;
+    }
+}
+
+static void append(struct world *world, uint32_t layer, const struct spin_page_lists *lists)
 {
     const uint32_t cols = world->options.heads * world->options.head_dim;
+    const uint32_t tokens = world->pass.tokens[layer];
     const struct spin_kv_append_args args = {
-        .k = {world->k, SPIN_DTYPE_F32, count, cols, cols},
-        .v = {world->v, SPIN_DTYPE_F32, count, cols, cols},
-        .spans = {.first = first, .count = sequences},
+        .k = {world->k, SPIN_DTYPE_F32, tokens, cols, cols},
+        .v = {world->v, SPIN_DTYPE_F32, tokens, cols, cols},
+        .spans = {.first = world->first, .count = world->pass.count},
         .pages = *lists,
     };
+    run(world, put_values, layer, false);
     SPIN_EXPECT_OK(world->options.ops->kv_append(&args, world->stream), NULL);
 }
 
-static void compare_unit(struct world *world, const struct world_seq *seq,
-                         const struct spin_page_lists *lists, uint32_t end)
+/* The lists of all pages lead to the shadow's bytes. */
+static void compare_unit(const void *context)
 {
-    const uint64_t bytes = spin_page_bytes(&lists->layout, lists->page_tokens);
+    const struct moment *moment = context;
+    struct world *world = moment->world;
+    const struct spin_kv_lists lists = spin_kv_get_lists(world->kv);
+    const struct spin_kv_view *view = spin_kv_get_view(world->kv);
+    const uint32_t end = world->pass.end[0];
     for (uint32_t head = 0; head < world->options.heads; head++) {
-        assert_int_equal(lists->visible[head], end);
-        for (uint32_t page = 0; page * lists->page_tokens < end; page++) {
-            const uint64_t slot = lists->slots[lists->row_offset[head] + page];
+        assert_int_equal(lists.visible[head], end);
+        for (uint32_t page = 0; page * view->page_tokens < end; page++) {
+            const uint32_t slot = lists.slots[(uint64_t)head * lists.stride + page];
             compare_page(world,
-                         &(struct page){seq, seq->layer * world->options.heads + head, page, end},
-                         lists->pool + slot * bytes);
+                         &(struct page){world->pass.seqs[0],
+                                        moment->layer * world->options.heads + head, page, end},
+                         spin_kv_slot_bytes(view, slot));
         }
     }
 }
@@ -371,13 +538,15 @@ void spin_world_unit(struct world *world, struct world_seq *seq, uint32_t tokens
         const uint64_t pages = (begin + lists.page_tokens - 1) / lists.page_tokens;
         world->pages_read_back += pages * world->options.heads;
     }
+    begin_pass(world);
+    plan(world, seq, end);
+    plan_sealed(world, seq, seq->layer, 0);
     make_tokens(world, seq, seq->layer, begin, end - begin);
-    append(world, &lists, end - begin, (const uint32_t[2]){0, end - begin}, 1);
-    compare_unit(world, seq, &lists, end);
-    const struct spin_kv_range *sealed = NULL;
-    (void)spin_kv_sealed(world->kv, &sealed);
-    check_sealed(world, seq, seq->layer, sealed, end);
+    append(world, seq->layer, &lists);
+    run(world, compare_unit, seq->layer, true);
+    run(world, look_at_sealed, seq->layer, true);
     SPIN_EXPECT_OK(spin_kv_offload(world->kv, seq->layer), NULL);
+    wait(world);
     world->calls += 2;
     seq->next = end;
     if (end == super_end && ++seq->layer == world->options.layers) {
@@ -424,88 +593,93 @@ static uint32_t select_pages(struct world *world, uint32_t tokens, uint32_t want
     return count;
 }
 
-static void select_step(struct world *world, struct world_seq *const *seqs, uint32_t count,
-                        uint32_t layer)
+/* All that is random in a step. */
+static void plan_step(struct world *world, struct world_seq *const *seqs, uint32_t count)
 {
-    const struct spin_kv_lists lists = spin_kv_get_lists(world->kv);
-    for (uint32_t row = 0; row < count * world->options.heads; row++) {
-        const uint32_t tokens = seqs[row / world->options.heads]->tokens + 1;
-        const uint32_t wanted = spin_world_mandatory(&world->demand, layer, tokens);
-        lists.page_count[row] =
-            select_pages(world, tokens, wanted, lists.pages + (uint64_t)row * lists.stride);
+    const uint32_t stride = spin_kv_get_lists(world->kv).stride;
+    struct world_pass *pass = &world->pass;
+    begin_pass(world);
+    for (uint32_t i = 0; i < count; i++) {
+        plan(world, seqs[i], seqs[i]->tokens + 1);
+    }
+    for (uint32_t layer = 0; layer < world->options.layers; layer++) {
+        for (uint32_t row = 0; row < count * world->options.heads; row++) {
+            const uint32_t tokens = pass->end[row / world->options.heads];
+            const uint32_t wanted = spin_world_mandatory(&world->demand, layer, tokens);
+            pass->page_count[layer][row] =
+                select_pages(world, tokens, wanted, pass->pages[layer] + (uint64_t)row * stride);
+        }
+        for (uint32_t i = 0; i < count; i++) {
+            make_tokens(world, seqs[i], layer, seqs[i]->tokens, 1);
+            plan_sealed(world, seqs[i], layer, i);
+        }
     }
 }
 
-/* The lists of a step lead to the shadow's bytes; the newest token is there iff `appended`. */
-static void compare_step(struct world *world, struct world_seq *const *seqs, uint32_t count,
-                         uint32_t layer, bool appended)
+static void put_selection(const void *context)
 {
+    const struct moment *moment = context;
+    const struct world_pass *pass = &moment->world->pass;
+    const struct spin_kv_lists lists = spin_kv_get_lists(moment->world->kv);
+    const uint64_t rows = (uint64_t)pass->count * moment->world->options.heads;
+    memcpy(lists.pages, pass->pages[moment->layer], rows * lists.stride * sizeof *lists.pages);
+    memcpy(lists.page_count, pass->page_count[moment->layer], rows * sizeof *lists.page_count);
+}
+
+/* The lists of a step lead to the shadow's bytes; the newest token's are there once appended. */
+static void compare_step(const void *context)
+{
+    const struct moment *moment = context;
+    struct world *world = moment->world;
     const struct spin_kv_lists lists = spin_kv_get_lists(world->kv);
     const struct spin_kv_view *view = spin_kv_get_view(world->kv);
-    const uint64_t bytes = spin_page_bytes(&view->layout, view->page_tokens);
-    for (uint32_t row = 0; row < count * world->options.heads; row++) {
-        const struct world_seq *seq = seqs[row / world->options.heads];
-        const uint32_t end = seq->tokens + appended;
+    const uint32_t heads = world->options.heads;
+    for (uint32_t row = 0; row < world->pass.count * heads; row++) {
         const uint64_t start = (uint64_t)row * lists.stride;
         for (uint32_t i = 0; i < lists.page_count[row]; i++) {
-            const struct page page = {seq,
-                                      layer * world->options.heads + row % world->options.heads,
-                                      lists.pages[start + i], end};
-            compare_page(world, &page, view->pool + lists.slots[start + i] * bytes);
+            const struct page page = {world->pass.seqs[row / heads],
+                                      moment->layer * heads + row % heads, lists.pages[start + i],
+                                      world->pass.end[row / heads] - !moment->appended};
+            compare_page(world, &page, spin_kv_slot_bytes(view, lists.slots[start + i]));
         }
     }
 }
 
-static void append_step(struct world *world, struct world_seq *const *seqs, uint32_t count,
-                        uint32_t layer, const struct spin_page_lists *lists)
-{
-    const uint32_t cols = world->options.heads * world->options.head_dim;
-    uint32_t first[WORLD_SEQUENCES + 1] = {0};
-    float *k = world->k;
-    float *v = world->v;
-    for (uint32_t i = 0; i < count; i++) {
-        make_tokens(world, seqs[i], layer, seqs[i]->tokens, 1);
-        world->k += cols;
-        world->v += cols;
-        first[i + 1] = i + 1;
-    }
-    world->k = k;
-    world->v = v;
-    append(world, lists, count, first, count);
-}
-
-/* The pages of a range stand side by side on the lists of the sequence's rows. */
-static void expect_listed(struct world *world, uint32_t index, const struct spin_kv_range *range)
-{
-    const struct spin_kv_lists lists = spin_kv_get_lists(world->kv);
-    const struct spin_kv_view *view = spin_kv_get_view(world->kv);
-    const struct spin_kv_batch batch = spin_kv_get_batch(world->kv, 0);
-    for (uint32_t head = 0; head < world->options.heads && range->count > 0; head++) {
-        const uint64_t row = (uint64_t)index * world->options.heads + head;
-        const uint32_t entry = spin_kv_list_entry(view, &batch, &lists, row, range->first);
-        for (uint32_t j = 0; j < range->count; j++) {
-            assert_int_equal(lists.pages[row * lists.stride + entry + j], range->first + j);
-        }
-    }
-}
-
-static void step_layer(struct world *world, struct world_seq *const *seqs, uint32_t count,
-                       uint32_t layer)
+static void step_layer(struct world *world, uint32_t layer)
 {
     struct spin_page_lists lists;
-    const struct spin_kv_range *sealed = NULL;
-    select_step(world, seqs, count, layer);
+    run(world, put_selection, layer, false);
     SPIN_EXPECT_OK(spin_kv_retrieve(world->kv, layer, &lists), NULL);
-    compare_step(world, seqs, count, layer, false);
-    append_step(world, seqs, count, layer, &lists);
-    compare_step(world, seqs, count, layer, true);
-    (void)spin_kv_sealed(world->kv, &sealed);
-    for (uint32_t i = 0; i < count; i++) {
-        expect_listed(world, i, &sealed[i]);
-        check_sealed(world, seqs[i], layer, &sealed[i], seqs[i]->tokens + 1);
-    }
+    run(world, compare_step, layer, false);
+    append(world, layer, &lists);
+    run(world, compare_step, layer, true);
+    run(world, look_at_sealed, layer, true);
     SPIN_EXPECT_OK(spin_kv_offload(world->kv, layer), NULL);
-    world->calls += 2;
+}
+
+static void step_layers(struct world *world)
+{
+    for (uint32_t layer = 0; layer < world->options.layers; layer++) {
+        step_layer(world, layer);
+    }
+    world->calls += 2 * world->options.layers;
+}
+
+/* A step whose like was recorded is launched; another is recorded first. */
+static void step_recorded(struct world *world)
+{
+    struct spin_error err;
+    struct spin_graph **graph = &world->graphs[world->pass.count - 1][spin_kv_step_work(world->kv)];
+    if (*graph == NULL) {
+        SPIN_EXPECT_OK(spin_graph_begin(world->stream), NULL);
+        step_layers(world);
+        SPIN_EXPECT_OK(spin_graph_end(world->stream, graph, &err), &err);
+    } else {
+        spin_kv_step_recorded(world->kv);
+        world->calls += 2 * world->options.layers; /* as many as without */
+        world->recorded++;
+    }
+    SPIN_EXPECT_OK(spin_graph_launch(world->stream, *graph), NULL);
 }
 
 bool spin_world_step(struct world *world, struct world_seq *const *seqs, uint32_t count)
@@ -523,9 +697,13 @@ bool spin_world_step(struct world *world, struct world_seq *const *seqs, uint32_
         return false;
     }
     assert_int_equal(status, SPIN_OK);
-    for (uint32_t layer = 0; layer < world->options.layers; layer++) {
-        step_layer(world, seqs, count, layer);
+    plan_step(world, seqs, count);
+    if (world->options.record) {
+        step_recorded(world);
+    } else {
+        step_layers(world);
     }
+    wait(world);
     SPIN_EXPECT_OK(spin_kv_step_end(world->kv), NULL);
     world->calls++;
     for (uint32_t i = 0; i < count; i++) {

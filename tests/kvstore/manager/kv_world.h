@@ -4,6 +4,8 @@
  *            lead to the very bytes that were appended. The world plays the engine: it appends
  *            random K and V with the backend's own kv_append, selects random pages, and compares
  *            every byte that a list names with the shadow.
+ * Late       On a fake device all of a pass, what the world selects, appends and compares included,
+ *            runs when the pass is over.
  * Ownership  The world owns the stream, the manager and the shadow. All memory comes from set_up.
  * Threading  The test's thread.
  * Units      Tokens, pages, partitions; calls: of the manager's functions. */
@@ -16,6 +18,8 @@
 SPIN_BEGIN_DECLS
 
 #define WORLD_LAYERS_MAX 2u
+#define WORLD_HEADS_MAX 8u
+#define WORLD_WORKS 4u
 #define WORLD_SEQUENCES 6u
 
 /* A demand like an algorithm's: everything below `dense_below` tokens, then so many pages. */
@@ -28,6 +32,9 @@ uint32_t spin_world_mandatory(const void *context, uint32_t layer, uint32_t toke
 
 struct world_options {
     const struct spin_ops *ops;
+    uint32_t frame_blocks;
+    bool fake;   /* on a fake device, with its operations: no poison, no spin_kv_check */
+    bool record; /* fake: steps with the same count and work are one recording */
     uint32_t page_tokens;
     uint32_t partition_tokens;
     uint32_t layers;
@@ -61,6 +68,19 @@ struct world_seq {
     uint32_t indexed[WORLD_LAYERS_MAX]; /* pages */
 };
 
+/* The pass at hand: what the world's functions on the device read there, in host memory, after the
+ * calls that submitted them and before the pass is over. By layer; of a unit, of its own alone. */
+struct world_pass {
+    uint32_t count; /* sequences */
+    const struct world_seq *seqs[WORLD_SEQUENCES];
+    uint32_t end[WORLD_SEQUENCES];     /* tokens that will be there */
+    uint32_t tokens[WORLD_LAYERS_MAX]; /* that are appended */
+    float *made[WORLD_LAYERS_MAX];     /* their k and v, one after the other */
+    uint16_t *pages[WORLD_LAYERS_MAX]; /* [rows][pages_max]: selected by a step */
+    uint32_t page_count[WORLD_LAYERS_MAX][WORLD_SEQUENCES * WORLD_HEADS_MAX];
+    struct spin_kv_range sealed[WORLD_LAYERS_MAX][WORLD_SEQUENCES];
+};
+
 struct world {
     struct world_options options;
     struct world_demand demand; /* what the manager's configuration points to */
@@ -70,8 +90,12 @@ struct world {
     struct spin_rng rng;
     struct world_seq seqs[WORLD_SEQUENCES];
     uint8_t *shadow; /* [sequence][layer][head][tokens_max] in tiles */
-    float *k;        /* [tokens_max][heads * head_dim] */
+    float *k;        /* device memory, [tokens_max][heads * head_dim] */
     float *v;
+    uint32_t *first; /* device memory, [WORLD_SEQUENCES + 1] */
+    struct world_pass pass;
+    struct spin_graph *graphs[WORLD_SEQUENCES][WORLD_WORKS]; /* of (count - 1, work) */
+    uint64_t recorded; /* steps that were launched as a recording made earlier */
     uint64_t calls;
     uint64_t pages_compared;
     uint64_t pages_read_back; /* by arenas, as the test counts them */
@@ -83,6 +107,8 @@ void spin_world_set_up(struct world *world, const struct world_options *options)
 void spin_world_tear_down(struct world *world);
 
 struct world_seq *spin_world_open(struct world *world, uint32_t index, uint32_t prompt);
+/* Its prompt comes from elsewhere: random frames, which the sequence adopts. */
+void spin_world_adopt(struct world *world, struct world_seq *seq);
 /* Reserve and activate. False: no room; asserted that the claims allow that. */
 bool spin_world_activate(struct world *world, struct world_seq *seq);
 /* One unit of a prompt, at most `tokens` of it. */
@@ -94,6 +120,9 @@ bool spin_world_step(struct world *world, struct world_seq *const *seqs, uint32_
 void spin_world_decode(struct world *world, struct world_seq *seq, uint32_t steps);
 void spin_world_suspend(struct world *world, struct world_seq *seq);
 void spin_world_close(struct world *world, struct world_seq *seq);
+
+/* Waits for what was submitted, then checks what there is to check: between passes. */
+void spin_world_check(const struct world *world);
 
 struct spin_kv_stats spin_world_stats(const struct world *world);
 struct spin_kv_seq_stats spin_world_seq_stats(const struct world *world,
