@@ -13,6 +13,8 @@
 #include "kernels/matmul.h"
 #include "kernels/matrix.h"
 #include "kernels/pages.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rope.h"
 
 SPIN_BEGIN_DECLS
 
@@ -104,6 +106,32 @@ static inline void spin_pages_check(const struct spin_page_lists *pages)
     SPIN_ASSERT_LE(pages->layout.head_dim, SPIN_HEAD_DIM_MAX);
     SPIN_ASSERT_EQ(pages->layout.head_dim % 8, 0);
     SPIN_ASSERT(pages->page_tokens == 8 || pages->page_tokens == 32);
+}
+
+typedef spin_status (*spin_rms_norm_fn)(const struct spin_rms_norm_args *args,
+                                        struct spin_stream *stream);
+
+/* The norms of rope, as calls of rms_norm: heads of one row lie without gaps. */
+static inline spin_status spin_rope_norm_heads(const struct spin_rope_args *args,
+                                               spin_rms_norm_fn norm, struct spin_stream *stream)
+{
+    const uint32_t split = SPIN_MIN(args->norm.split, args->heads);
+    const uint32_t first[2] = {0, split};
+    const uint32_t count[2] = {split, args->heads - split};
+    for (uint64_t i = 0; i < UINT64_C(2) * args->x.rows; i++) {
+        const uint64_t part = i % 2;
+        struct spin_matrix heads = args->x;
+        heads.data = spin_matrix_row(&args->x, i / 2) + (uint64_t)first[part] * args->head_dim;
+        heads.rows = count[part];
+        heads.cols = args->head_dim;
+        heads.stride = args->head_dim;
+        const struct spin_rms_norm_args normed = {heads, heads, args->norm.weight[part],
+                                                  args->norm.eps};
+        if (normed.weight != NULL) {
+            SPIN_TRY(norm(&normed, stream));
+        }
+    }
+    return SPIN_OK;
 }
 
 /* Assert the limits that attention.h and matmul.h state. */

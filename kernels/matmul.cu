@@ -24,7 +24,11 @@
  *
  * Bias. cuBLASLt adds biases in the type of y only. Here y starts as bias (+ y), rounded to y's
  * type, and the product is added to it in F32: exact up to y's own rounding where y is F32, and
- * where the biases are BF16 numbers and accumulate is false, as in the models that have biases. */
+ * where the biases are BF16 numbers and accumulate is false, as in the models that have biases.
+ *
+ * Neighbours. Parts whose weights, columns of y and biases lie side by side in memory, as those of
+ * q, k, v and of gate, up do where the caller puts them so, are one product: fewer, larger ones
+ * leave fewer multiprocessors idle at their ends. A part's bits then follow from all of them. */
 #include "base/log.h"
 #include "kernels/device_cuda.cuh"
 #include "kernels/matmul.h"
@@ -394,12 +398,32 @@ uint64_t spin_matmul_workspace_bytes_cuda(const struct spin_matmul_args *args)
     return WORKSPACE_BYTES;
 }
 
+/* Whether `next` goes on where `part` ends. */
+static bool continues(const struct spin_matmul_part *part, const struct spin_matmul_part *next)
+{
+    const struct spin_matrix *y = &part->y;
+    const uint64_t weight_bytes =
+        part->weight.rows * spin_dtype_row_bytes(part->weight.dtype, part->weight.cols);
+    const uint64_t y_bytes = y->cols * (uint64_t)spin_dtype_block_bytes(y->dtype);
+    const float *bias = part->bias == NULL ? NULL : part->bias + part->weight.rows;
+    return (const uint8_t *)part->weight.data + weight_bytes == next->weight.data &&
+           (const uint8_t *)y->data + y_bytes == next->y.data && y->dtype == next->y.dtype &&
+           y->stride == next->y.stride && (uint64_t)y->cols + next->y.cols <= y->stride &&
+           bias == next->bias && part->accumulate == next->accumulate;
+}
+
 spin_status spin_matmul_cuda(const struct spin_matmul_args *args, struct spin_stream *stream)
 {
     check(args);
     for (uint32_t p = 0; args->x.rows > 0 && p < args->part_count; p++) {
-        if (args->parts[p].weight.rows > 0) {
-            SPIN_TRY(multiply(args, &args->parts[p], stream));
+        struct spin_matmul_part part = args->parts[p];
+        while (p + 1 < args->part_count && continues(&part, &args->parts[p + 1])) {
+            p++;
+            part.weight.rows += args->parts[p].weight.rows;
+            part.y.cols += args->parts[p].y.cols;
+        }
+        if (part.weight.rows > 0) {
+            SPIN_TRY(multiply(args, &part, stream));
         }
     }
     return SPIN_OK;

@@ -13,7 +13,8 @@
  *            _cuda: F32 sums, rounded to y's type; with a bias, bias (+ y) is so rounded first.
  * Workspace  The op table's matmul_workspace_bytes(args), aligned as its device memory is, for the
  *            duration of the call.
- * Execution  Asynchronous on `stream`; no allocation. _cuda: cuBLASLt for every (N, K) and M; a
+ * Execution  Asynchronous on `stream`; no allocation. _cuda: cuBLASLt for every (N, K) and M; parts
+ *            whose weights, columns of y and biases lie side by side are one product; a
  *            new (N, K, type of y) or class of M searches its algorithm and must not be met first
  *            under graph capture (asserted).
  * Invariance Row-invariant: yes. y[m][n] is one fixed sequence of operations over K, whatever M,

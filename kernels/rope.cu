@@ -1,4 +1,6 @@
-/* rope on CUDA: a thread has eight values of a head (HALVES: eight of each half), in F32. */
+/* rope on CUDA, in F32: a thread has eight values of a head (HALVES: eight of each half). Where
+ * heads are normed a warp has a head: its lanes' sums of squares, in order of their values, are
+ * added by halves (xor 16, 8, 4, 2, 1), which follows from head_dim alone. */
 #include "kernels/rope.h"
 #include "kernels/rows_cuda.cuh"
 
@@ -15,6 +17,7 @@ struct rope_job {
     uint32_t heads;
     uint32_t pieces; /* of a head */
     uint64_t all;    /* pieces of all heads of all rows */
+    struct spin_rope_norm norm;
 };
 
 static __device__ inline void rotate(float *a, float *b, float c, float s)
@@ -62,6 +65,17 @@ static __device__ void rotate_interleaved(__nv_bfloat16 *x, const float *cos_sin
     }
 }
 
+static __device__ inline uint32_t position_of(const struct rope_job &job, uint64_t row)
+{
+    const uint32_t position = job.positions[row];
+#ifdef SPIN_DEBUG
+    if (position >= job.table_positions) {
+        __trap();
+    }
+#endif
+    return position;
+}
+
 template <uint32_t COUNT, bool HALVES>
 static __global__ void __launch_bounds__(THREADS) rope(const __grid_constant__ struct rope_job job)
 {
@@ -72,19 +86,71 @@ static __global__ void __launch_bounds__(THREADS) rope(const __grid_constant__ s
     const uint32_t piece = (uint32_t)(index % job.pieces);
     const uint64_t head = index / job.pieces;
     const uint64_t row = head / job.heads;
-    const uint32_t position = job.positions[row];
-#ifdef SPIN_DEBUG
-    if (position >= job.table_positions) {
-        __trap();
-    }
-#endif
     __nv_bfloat16 *x = job.x + row * job.stride + head % job.heads * job.head_dim;
-    const float *cos_sin = job.cos_sin + (uint64_t)position * job.half * 2;
+    const float *cos_sin = job.cos_sin + (uint64_t)position_of(job, row) * job.half * 2;
     if constexpr (HALVES) {
         rotate_halves<COUNT>(x, cos_sin, job.half, piece * COUNT);
     } else {
         rotate_interleaved<COUNT>(x, cos_sin, COUNT == 1 ? piece : piece * (COUNT / 2));
     }
+}
+
+/* By a warp, to all of its lanes. */
+static __device__ float scale_of(const __nv_bfloat16 *x, uint32_t head_dim, float eps)
+{
+    float sum = 0;
+    for (uint32_t i = threadIdx.x % 32; i < head_dim; i += 32) {
+        const float value = __bfloat162float(x[i]);
+        sum = fmaf(value, value, sum);
+    }
+    for (uint32_t lanes = 16; lanes > 0; lanes /= 2) {
+        sum += __shfl_xor_sync(~0u, sum, lanes);
+    }
+    return 1 / sqrtf(sum / (float)head_dim + eps);
+}
+
+/* A warp has a head, normed where it has a weight. */
+template <bool HALVES>
+static __global__ void __launch_bounds__(THREADS)
+    rope_normed(const __grid_constant__ struct rope_job job)
+{
+    const uint64_t index = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) / 32;
+    if (index >= job.all) {
+        return; /* the whole warp */
+    }
+    const uint64_t row = index / job.heads;
+    const uint32_t head = (uint32_t)(index % job.heads);
+    __nv_bfloat16 *x = job.x + row * job.stride + (uint64_t)head * job.head_dim;
+    const float *weight = job.norm.weight[head < job.norm.split ? 0 : 1];
+    const float scale = weight == NULL ? 1 : scale_of(x, job.head_dim, job.norm.eps);
+    const float *cos_sin = job.cos_sin + (uint64_t)position_of(job, row) * job.half * 2;
+    const auto normed = [&](uint32_t i) {
+        const float value = __bfloat162float(x[i]);
+        return weight == NULL ? value : value * scale * weight[i];
+    };
+    for (uint32_t pair = threadIdx.x % 32; pair < job.half; pair += 32) {
+        const uint32_t first = HALVES ? pair : 2 * pair;
+        const uint32_t second = HALVES ? pair + job.half : first + 1;
+        const float2 at = *(const float2 *)(cos_sin + 2 * pair);
+        float a = normed(first);
+        float b = normed(second);
+        rotate(&a, &b, at.x, at.y);
+        x[first] = __float2bfloat16_rn(a);
+        x[second] = __float2bfloat16_rn(b);
+    }
+    for (uint32_t i = 2 * job.half + threadIdx.x % 32; i < job.head_dim; i += 32) {
+        x[i] = __float2bfloat16_rn(normed(i));
+    }
+}
+
+typedef void (*rope_kernel)(struct rope_job job);
+
+static rope_kernel kernel_of(bool wide, bool halves)
+{
+    if (wide) {
+        return halves ? rope<SPIN_WIDE, true> : rope<SPIN_WIDE, false>;
+    }
+    return halves ? rope<1, true> : rope<1, false>;
 }
 
 extern "C" spin_status spin_rope_cuda(const struct spin_rope_args *args, struct spin_stream *stream)
@@ -97,14 +163,15 @@ extern "C" spin_status spin_rope_cuda(const struct spin_rope_args *args, struct 
     SPIN_ASSERT_LE(table->rotary_dim, args->head_dim);
     SPIN_ASSERT_EQ((uintptr_t)table->cos_sin % sizeof(float2), 0);
     const uint32_t half = table->rotary_dim / 2;
-    if (x->rows == 0 || args->heads == 0 || half == 0) {
+    const bool normed = args->norm.weight[0] != NULL || args->norm.weight[1] != NULL;
+    if (x->rows == 0 || args->heads == 0 || (half == 0 && !normed)) {
         return SPIN_OK;
     }
     const bool halves = table->pairs == SPIN_ROPE_HALVES;
     const uint32_t pairs = halves ? SPIN_WIDE : SPIN_WIDE / 2; /* of a thread */
     const bool wide =
         spin_matrix_is_wide(x) && args->head_dim % SPIN_WIDE == 0 && half % pairs == 0;
-    const uint32_t pieces = wide ? half / pairs : half;
+    const uint32_t pieces = normed ? 1 : wide ? half / pairs : half;
     const struct rope_job job = {(__nv_bfloat16 *)x->data,
                                  x->stride,
                                  args->positions,
@@ -114,12 +181,14 @@ extern "C" spin_status spin_rope_cuda(const struct spin_rope_args *args, struct 
                                  args->head_dim,
                                  args->heads,
                                  pieces,
-                                 (uint64_t)x->rows * args->heads * pieces};
-    const uint64_t blocks = (job.all + THREADS - 1) / THREADS;
+                                 (uint64_t)x->rows * args->heads * pieces,
+                                 args->norm};
+    const uint64_t threads = job.all * (normed ? 32 : 1);
+    const uint64_t blocks = (threads + THREADS - 1) / THREADS;
     SPIN_ASSERT_LE(blocks, INT32_MAX);
-    void (*const kernel)(struct rope_job) =
-        wide ? (halves ? rope<SPIN_WIDE, true> : rope<SPIN_WIDE, false>)
-             : (halves ? rope<1, true> : rope<1, false>);
+    const rope_kernel kernel = !normed  ? kernel_of(wide, halves)
+                               : halves ? rope_normed<true>
+                                        : rope_normed<false>;
     kernel<<<(uint32_t)blocks, THREADS, 0, spin_stream_cuda(stream)>>>(job);
     return spin_cuda_launched("rope");
 }

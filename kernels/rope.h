@@ -1,8 +1,13 @@
-/* rope: rotates pairs of q and k by position: (a, b) -> (a cos - b sin, a sin + b cos).
+/* rope: rotates pairs of q and k by position: (a, b) -> (a cos - b sin, a sin + b cos); heads that
+ * have a norm (qwen3) are normed before.
  *
+ * Why        Heads of q and of k that lie side by side are one call: on a GPU, one launch for what
+ *            would be two norms and two rotations.
  * Formula    angle(position, i) = position * frequency[i], i < rotary_dim / 2; cos and sin come
  *            from a table made in double precision with the model's scaling (and YaRN's magnitude)
  *            folded in.
+ *            Norm of a head: as rms_norm's of its head_dim values; on CUDA what is rotated then is
+ *            not rounded in between.
  * Layout     x: [tokens][heads * head_dim], in place. HALVES pairs (i, i + rotary_dim / 2) (HF,
  *            NeoX); INTERLEAVED pairs (2 i, 2 i + 1) (GGUF's llama).
  *            table: [positions][rotary_dim / 2] of {cos, sin}.
@@ -25,12 +30,20 @@ struct spin_rope_table {
     enum spin_rope_pairs pairs;
 };
 
+/* Heads [0, split) are normed by weight[0], the others by weight[1]; NULL: they are not. */
+struct spin_rope_norm {
+    const float *weight[2]; /* in [head_dim] */
+    uint32_t split;
+    float eps;
+};
+
 struct spin_rope_args {
     struct spin_matrix x; /* in, out */
     uint32_t heads;
     uint32_t head_dim;
     const uint32_t *positions; /* in [x.rows] */
     struct spin_rope_table table;
+    struct spin_rope_norm norm; /* zero: none */
 };
 
 spin_status spin_rope_ref(const struct spin_rope_args *args, struct spin_stream *stream);

@@ -53,6 +53,7 @@ spin_status spin_rope_cpu(const struct spin_rope_args *args, struct spin_stream 
     SPIN_ASSERT_EQ(args->x.cols, (uint64_t)args->heads * args->head_dim);
     SPIN_ASSERT_EQ(args->table.rotary_dim % 2, 0);
     SPIN_ASSERT_LE(args->table.rotary_dim, args->head_dim);
+    SPIN_TRY(spin_rope_norm_heads(args, spin_rms_norm_cpu, stream));
     spin_run_rows(stream, run, &args, (uint64_t)args->x.rows * args->x.cols);
     return SPIN_OK;
 }

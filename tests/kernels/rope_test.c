@@ -75,7 +75,8 @@ static void check(rope_fn rope, const struct shape *shape, enum spin_rope_pairs 
                                         shape->heads,
                                         shape->head_dim,
                                         positions,
-                                        {table.view.data, POSITIONS, shape->rotary_dim, pairs}};
+                                        {table.view.data, POSITIONS, shape->rotary_dim, pairs},
+                                        {{NULL, NULL}, 0, 0}};
     expect(&args, &x, &expected);
     struct spin_stream *stream = spin_test_stream(2);
     assert_int_equal(rope(&args, stream), SPIN_OK);
@@ -94,6 +95,74 @@ static void test_against_complex_numbers(void **state)
         check(spin_rope_ref, &shapes[i], SPIN_ROPE_INTERLEAVED);
         check(spin_rope_cpu, &shapes[i], SPIN_ROPE_HALVES);
         check(spin_rope_cpu, &shapes[i], SPIN_ROPE_INTERLEAVED);
+    }
+}
+
+/* Norms by the formula, in double, and then what rope does with heads that have none. */
+static void norm_heads(const struct spin_rope_args *args, struct test_matrix *x)
+{
+    for (uint32_t i = 0; i < args->x.rows * args->heads; i++) {
+        const uint32_t head = i % args->heads;
+        const float *weight = args->norm.weight[head < args->norm.split ? 0 : 1];
+        float *values = spin_test_row(x, i / args->heads) + (uint64_t)head * args->head_dim;
+        double mean = 0;
+        for (uint32_t c = 0; c < args->head_dim; c++) {
+            mean += pow((double)values[c], 2) / args->head_dim;
+        }
+        for (uint32_t c = 0; c < args->head_dim && weight != NULL; c++) {
+            const double scale = 1 / sqrt(mean + (double)args->norm.eps);
+            values[c] = (float)((double)values[c] * scale * (double)weight[c]);
+        }
+    }
+}
+
+static void check_norm(rope_fn rope, uint32_t rows, const float *const weight[2])
+{
+    enum { HEADS = 5, HEAD_DIM = 24, ROTARY_DIM = 16 };
+    struct spin_rng rng = {53, rows, 0};
+    struct test_matrix table = make_table(ROTARY_DIM);
+    struct test_matrix x = spin_test_matrix_create(rows, HEADS * HEAD_DIM, 6);
+    struct test_matrix y = spin_test_matrix_create(rows, HEADS * HEAD_DIM, 0);
+    struct test_matrix expected = spin_test_matrix_create(rows, HEADS * HEAD_DIM, 0);
+    uint32_t positions[64] = {0};
+    spin_test_matrix_fill(&x, &rng);
+    for (uint32_t m = 0; m < rows; m++) {
+        positions[m] = spin_rng_below(&rng, POSITIONS);
+        memcpy(spin_test_row(&y, m), spin_test_row(&x, m), HEADS * HEAD_DIM * sizeof(float));
+    }
+    const struct spin_rope_args args = {
+        .x = x.view,
+        .heads = HEADS,
+        .head_dim = HEAD_DIM,
+        .positions = positions,
+        .table = {table.view.data, POSITIONS, ROTARY_DIM, SPIN_ROPE_HALVES},
+        .norm = {.weight = {weight[0], weight[1]}, .split = 3, .eps = 1e-3F}};
+    norm_heads(&args, &y);
+    expect(&args, &y, &expected);
+    struct spin_stream *stream = spin_test_stream(2);
+    assert_int_equal(rope(&args, stream), SPIN_OK);
+    assert_true(spin_test_matrix_error(&x.view, &expected.view) <= 1e-6);
+    spin_stream_destroy(stream);
+    spin_test_matrix_destroy(&table);
+    spin_test_matrix_destroy(&x);
+    spin_test_matrix_destroy(&y);
+    spin_test_matrix_destroy(&expected);
+}
+
+static void test_norms_of_heads(void **state)
+{
+    (void)state;
+    float weights[2][24];
+    for (uint32_t c = 0; c < 24; c++) {
+        weights[0][c] = 1 + 0.1F * (float)c;
+        weights[1][c] = 3 - 0.2F * (float)c;
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        const float *const weight[2] = {i % 2 == 0 ? weights[0] : NULL,
+                                        i / 2 == 0 ? weights[1] : NULL};
+        check_norm(spin_rope_ref, 3, weight);
+        check_norm(spin_rope_cpu, 3, weight);
+        check_norm(spin_rope_cpu, 64, weight);
     }
 }
 
@@ -122,7 +191,8 @@ static void test_rows_are_invariant(void **state)
                 3,
                 64,
                 positions + m,
-                {table.view.data, POSITIONS, 64, SPIN_ROPE_INTERLEAVED}};
+                {table.view.data, POSITIONS, 64, SPIN_ROPE_INTERLEAVED},
+                {{NULL, NULL}, 0, 0}};
             assert_int_equal(spin_rope_cpu(&args, stream), SPIN_OK);
         }
         spin_test_expect_same_bits(&y->view, &whole.view);
@@ -138,6 +208,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_complex_numbers),
+        cmocka_unit_test(test_norms_of_heads),
         cmocka_unit_test(test_rows_are_invariant),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -183,8 +183,9 @@ struct rope_shape {
     uint32_t padding;
 };
 
+/* Heads are normed by weights of their own: bit 0, the first third of them; bit 1, the others. */
 void check_rope(struct spin_twins *twins, const struct rope_shape &shape,
-                enum spin_rope_pairs pairs)
+                enum spin_rope_pairs pairs, uint32_t norms)
 {
     constexpr uint32_t POSITIONS = 1000;
     const uint32_t half = shape.rotary_dim / 2;
@@ -204,11 +205,19 @@ void check_rope(struct spin_twins *twins, const struct rope_shape &shape,
     positions[0] = POSITIONS - 1;
     spin_twin_array<float> device_table(twins, table);
     spin_twin_array<uint32_t> device_positions(twins, positions);
+    const std::vector<float> weights = spin_twin_normal(&rng, 2 * shape.head_dim, 1);
+    spin_twin_array<float> device_weights(twins, weights);
+    const auto norm = [&](const float *all) -> struct spin_rope_norm {
+        return {{norms % 2 == 1 ? all : NULL, norms / 2 == 1 ? all + shape.head_dim : NULL},
+                (shape.heads + 2) / 3,
+                1e-6F};
+    };
     struct spin_rope_args args = {x.gpu(),
                                   shape.heads,
                                   shape.head_dim,
                                   device_positions.data(),
-                                  {device_table.data(), POSITIONS, shape.rotary_dim, pairs}};
+                                  {device_table.data(), POSITIONS, shape.rotary_dim, pairs},
+                                  norm(device_weights.data())};
     bool ok = spin_rope_cuda(&args, twins->cuda) == SPIN_OK;
     const std::vector<uint16_t> all = x.device.read();
     const uint32_t last = shape.rows - 1;
@@ -221,12 +230,14 @@ void check_rope(struct spin_twins *twins, const struct rope_shape &shape,
     args.x = x.ref();
     args.positions = positions.data();
     args.table.cos_sin = table.data();
+    args.norm = norm(weights.data());
     ok = ok && spin_rope_ref(&args, twins->cpu) == SPIN_OK;
     struct difference d = compare(all, x, 10, 1);
     d.wrong += !ok || !x.device.canaries_live();
+    const char *name = pairs == SPIN_ROPE_HALVES ? "rope_halves" : "rope_interleaved";
     check(twins,
-          name_of(pairs == SPIN_ROPE_HALVES ? "rope_halves" : "rope_interleaved",
-                  {shape.rows, shape.heads, shape.head_dim, shape.rotary_dim, shape.padding}),
+          name_of(name, {norms, shape.rows, shape.heads, shape.head_dim, shape.rotary_dim,
+                         shape.padding}),
           d);
 }
 
@@ -411,6 +422,18 @@ void time_all(struct spin_twins *twins, uint32_t rows)
                                  (void)spin_rope_cuda(&rope, twins->cuda);
                              }),
            4.0 * rows * HEADS * HEAD_DIM);
+    /* With the KV heads beside them and norms: what a layer has before it appends. */
+    constexpr uint32_t ALL_HEADS = HEADS + 8;
+    rope.x.cols = ALL_HEADS * HEAD_DIM;
+    rope.heads = ALL_HEADS;
+    rope.norm = {{table.data(), table.data() + HEAD_DIM}, HEADS, 1e-6F};
+    result("rope_normed_6144", rows,
+           spin_twin_time_us(twins, CALLS,
+                             [&](uint32_t i) {
+                                 (void)i;
+                                 (void)spin_rope_cuda(&rope, twins->cuda);
+                             }),
+           4.0 * rows * ALL_HEADS * HEAD_DIM);
 }
 
 } // namespace
@@ -435,8 +458,10 @@ extern "C" void spin_twins_rows(struct spin_twins *twins)
         {1, 1, 128, 128, 8}, {67, 40, 128, 128, 0}, {5, 3, 64, 64, 24}, {33, 8, 128, 64, 8},
         {3, 9, 80, 32, 8},   {3, 2, 24, 12, 8},     {2, 3, 10, 6, 3}};
     for (const struct rope_shape &shape : shapes) {
-        check_rope(twins, shape, SPIN_ROPE_HALVES);
-        check_rope(twins, shape, SPIN_ROPE_INTERLEAVED);
+        for (uint32_t norms = 0; norms < 4; norms++) {
+            check_rope(twins, shape, SPIN_ROPE_HALVES, norms);
+            check_rope(twins, shape, SPIN_ROPE_INTERLEAVED, norms);
+        }
     }
     for (uint32_t dtype = 0; dtype < SPIN_DTYPE_COUNT; dtype++) {
         check_embed(twins, (enum spin_dtype)dtype, 1, 5120, 0);
