@@ -128,7 +128,7 @@ static void check_norm(rope_fn rope, uint32_t rows, const float *const weight[2]
     spin_test_matrix_fill(&x, &rng);
     for (uint32_t m = 0; m < rows; m++) {
         positions[m] = spin_rng_below(&rng, POSITIONS);
-        memcpy(spin_test_row(&y, m), spin_test_row(&x, m), HEADS * HEAD_DIM * sizeof(float));
+        memcpy(spin_test_row(&y, m), spin_test_row(&x, m), x.view.cols * sizeof(float));
     }
     const struct spin_rope_args args = {
         .x = x.view,

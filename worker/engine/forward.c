@@ -57,13 +57,33 @@ static spin_status norm(struct spin_forward *forward, struct spin_matrix x, stru
     return forward->config.ops->rms_norm(&args, forward->config.stream);
 }
 
-static spin_status rotate(struct spin_forward *forward, const struct spin_forward_rows *rows,
-                          void *x, uint32_t heads)
+/* q, k and v of the rows, side by side. */
+struct qkv {
+    struct spin_matrix q;
+    struct spin_matrix k;
+    struct spin_matrix v;
+    struct spin_matrix qk;
+};
+
+static struct qkv qkv_of(const struct spin_forward *forward, uint32_t rows)
+{
+    const uint32_t q = forward->q_cols;
+    const uint32_t kv = forward->kv_cols;
+    const struct spin_matrix all = spin_forward_view(forward, forward->qkv, rows, q + 2 * kv);
+    return (struct qkv){.q = spin_forward_columns(all, 0, q),
+                        .k = spin_forward_columns(all, q, kv),
+                        .v = spin_forward_columns(all, q + kv, kv),
+                        .qk = spin_forward_columns(all, 0, q + kv)};
+}
+
+/* Heads of q and k, normed where the model norms them. */
+static spin_status rotate(struct spin_forward *forward, const struct spin_layer_weights *weights,
+                          const struct spin_forward_rows *rows)
 {
     const struct spin_model_config *shape = spin_forward_shape(forward);
     const struct spin_rope_args args = {
-        .x = spin_forward_view(forward, x, rows->count, heads * shape->head_dim),
-        .heads = heads,
+        .x = qkv_of(forward, rows->count).qk,
+        .heads = shape->q_heads + shape->kv_heads,
         .head_dim = shape->head_dim,
         .positions = rows->positions,
         /* A recording outlives the table's growth. */
@@ -72,42 +92,27 @@ static spin_status rotate(struct spin_forward *forward, const struct spin_forwar
                                                        : forward->rope_positions,
                   .rotary_dim = shape->rope.dim,
                   .pairs = shape->rope.pairs},
+        .norm = {.weight = {weights->q_norm, weights->k_norm},
+                 .split = shape->q_heads,
+                 .eps = (float)shape->rms_eps},
     };
     return forward->config.ops->rope(&args, forward->config.stream);
-}
-
-static spin_status norm_heads(struct spin_forward *forward, void *x, uint32_t heads,
-                              const float *weight)
-{
-    if (weight == NULL) {
-        return SPIN_OK;
-    }
-    const struct spin_matrix all =
-        spin_forward_view(forward, x, heads, spin_forward_shape(forward)->head_dim);
-    return norm(forward, all, all, weight);
 }
 
 /* q, k, v of the rows: projected, biased, normed, rotated. */
 static spin_status make_qkv(struct spin_forward *forward, const struct spin_layer_weights *weights,
                             const struct spin_forward_rows *rows)
 {
-    const struct spin_model_config *shape = spin_forward_shape(forward);
-    const uint32_t count = rows->count;
-    const struct spin_matrix normed =
-        spin_forward_view(forward, forward->normed, count, shape->hidden);
+    const struct qkv qkv = qkv_of(forward, rows->count);
+    const struct spin_matrix normed = spin_forward_view(forward, forward->normed, rows->count,
+                                                        spin_forward_shape(forward)->hidden);
     SPIN_TRY(norm(forward, residual(forward, rows), normed, weights->attn_norm));
     struct spin_matmul_args args = project(forward, normed);
-    add_part(&args, spin_forward_view(forward, forward->q, count, forward->q_cols), &weights->q,
-             weights->q_bias);
-    add_part(&args, spin_forward_view(forward, forward->k, count, forward->kv_cols), &weights->k,
-             weights->k_bias);
-    add_part(&args, spin_forward_view(forward, forward->v, count, forward->kv_cols), &weights->v,
-             weights->v_bias);
+    add_part(&args, qkv.q, &weights->q, weights->q_bias);
+    add_part(&args, qkv.k, &weights->k, weights->k_bias);
+    add_part(&args, qkv.v, &weights->v, weights->v_bias);
     SPIN_TRY(forward->config.ops->matmul(&args, forward->config.stream));
-    SPIN_TRY(norm_heads(forward, forward->q, count * shape->q_heads, weights->q_norm));
-    SPIN_TRY(norm_heads(forward, forward->k, count * shape->kv_heads, weights->k_norm));
-    SPIN_TRY(rotate(forward, rows, forward->q, shape->q_heads));
-    return rotate(forward, rows, forward->k, shape->kv_heads);
+    return rotate(forward, weights, rows);
 }
 
 /* The pages that the rows read and write: those that Select chose, or, in prefill, all. */
@@ -115,9 +120,7 @@ static spin_status find_pages(struct spin_forward *forward, uint32_t layer,
                               const struct spin_forward_rows *rows, struct spin_page_lists *out)
 {
     if (rows->unit == NULL) {
-        return spin_sparse_retrieve(
-            forward->sparse, layer,
-            spin_forward_view(forward, forward->q, rows->count, forward->q_cols), out);
+        return spin_sparse_retrieve(forward->sparse, layer, qkv_of(forward, rows->count).q, out);
     }
     const struct spin_unit *unit = &rows->unit->unit;
     return spin_kv_prefill_begin(forward->config.kv, rows->unit->seq, layer, unit->begin, unit->end,
@@ -129,18 +132,19 @@ static spin_status attend(struct spin_forward *forward, uint32_t layer,
 {
     const uint32_t count = rows->count;
     const bool is_dense = layer < forward->config.sparse.algorithm->dense_layers;
+    const struct qkv qkv = qkv_of(forward, count);
     struct spin_page_lists pages;
     SPIN_TRY(find_pages(forward, layer, rows, &pages));
     const struct spin_kv_append_args append = {
-        .k = spin_forward_view(forward, forward->k, count, forward->kv_cols),
-        .v = spin_forward_view(forward, forward->v, count, forward->kv_cols),
+        .k = qkv.k,
+        .v = qkv.v,
         .spans = rows->spans,
         .pages = pages,
     };
     SPIN_TRY(forward->config.ops->kv_append(&append, forward->config.stream));
     const struct spin_attention_args args = {
         .out = spin_forward_view(forward, forward->attended, count, forward->q_cols),
-        .q = spin_forward_view(forward, forward->q, count, forward->q_cols),
+        .q = qkv.q,
         .q_heads = spin_forward_shape(forward)->q_heads,
         .scale = forward->scale,
         .spans = rows->spans,
@@ -160,8 +164,10 @@ static spin_status feed_forward(struct spin_forward *forward,
     const uint32_t count = rows->count;
     const struct spin_matrix normed =
         spin_forward_view(forward, forward->normed, count, shape->hidden);
-    const struct spin_matrix gate = spin_forward_view(forward, forward->gate, count, shape->ffn);
-    const struct spin_matrix up = spin_forward_view(forward, forward->up, count, shape->ffn);
+    const struct spin_matrix both =
+        spin_forward_view(forward, forward->gate_up, count, 2 * shape->ffn);
+    const struct spin_matrix gate = spin_forward_columns(both, 0, shape->ffn);
+    const struct spin_matrix up = spin_forward_columns(both, shape->ffn, shape->ffn);
     SPIN_TRY(norm(forward, residual(forward, rows), normed, weights->ffn_norm));
     struct spin_matmul_args args = project(forward, normed);
     add_part(&args, gate, &weights->gate, NULL);

@@ -57,12 +57,9 @@ struct spin_forward {
     void *step_hidden; /* F32 [sequences_max][hidden] */
     void *logits;      /* F32 [logits_rows_max][vocab] */
     void *normed;      /* [rows_max or logits_rows_max][hidden] */
-    void *q;           /* [rows_max][q_cols] */
-    void *k;           /* [rows_max][kv_cols] */
-    void *v;           /* [rows_max][kv_cols] */
-    void *attended;    /* [rows_max][q_cols] */
-    void *gate;        /* [rows_max][ffn] */
-    void *up;          /* [rows_max][ffn] */
+    void *qkv;      /* [rows_max][q_cols + 2 kv_cols]: what is projected together lies together */
+    void *attended; /* [rows_max][q_cols] */
+    void *gate_up;  /* [rows_max][2 ffn] */
     void *workspace;
     void *cos_sin;    /* F32 [tokens_max][rope dim / 2][2] */
     void *inputs;     /* words of a pass: spans.first of a unit (2), positions, tokens; packed */
@@ -94,6 +91,15 @@ SPIN_INLINE struct spin_matrix spin_forward_view(const struct spin_forward *forw
                                 .rows = rows,
                                 .cols = cols,
                                 .stride = cols};
+}
+
+/* Columns [first, first + cols) of a packed activation. */
+SPIN_INLINE struct spin_matrix spin_forward_columns(struct spin_matrix all, uint32_t first,
+                                                    uint32_t cols)
+{
+    all.data = (uint8_t *)all.data + spin_dtype_row_bytes(all.dtype, first);
+    all.cols = cols;
+    return all;
 }
 
 /* The fields that follow from the configuration; nothing is allocated. */

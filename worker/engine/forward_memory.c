@@ -96,7 +96,7 @@ static uint64_t input_words(const struct spin_forward *forward)
     return 2 + UINT64_C(2) * forward->rows_max;
 }
 
-#define PIECES 13u
+#define PIECES 10u
 
 /* All of it: what is allocated, and what is planned. */
 static void list_pieces(struct spin_forward *forward, struct piece pieces[PIECES])
@@ -111,12 +111,9 @@ static void list_pieces(struct spin_forward *forward, struct piece pieces[PIECES
         {&forward->step_hidden, row_bytes(SPIN_DTYPE_F32, sequences, shape->hidden)},
         {&forward->logits, row_bytes(SPIN_DTYPE_F32, config->logits_rows_max, shape->vocab)},
         {&forward->normed, row_bytes(x, normed, shape->hidden)},
-        {&forward->q, row_bytes(x, rows, forward->q_cols)},
-        {&forward->k, row_bytes(x, rows, forward->kv_cols)},
-        {&forward->v, row_bytes(x, rows, forward->kv_cols)},
+        {&forward->qkv, row_bytes(x, rows, forward->q_cols + 2 * forward->kv_cols)},
         {&forward->attended, row_bytes(x, rows, forward->q_cols)},
-        {&forward->gate, row_bytes(x, rows, shape->ffn)},
-        {&forward->up, row_bytes(x, rows, shape->ffn)},
+        {&forward->gate_up, row_bytes(x, rows, 2 * shape->ffn)},
         {&forward->workspace, workspace_bytes(forward)},
         {&forward->cos_sin, spin_rope_table_bytes(config->tokens_max, shape->rope.dim)},
         {&forward->inputs, input_words(forward) * sizeof(uint32_t)},
