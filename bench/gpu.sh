@@ -26,6 +26,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 timed_limit_s=150
 sanitized_limit_s=240
 program_limit_s=280
+threads="$(nproc)"
+threads=$((threads < 64 ? threads : 64))
 model=.cache/model/SmolLM2-135M-Instruct.Q4_1.gguf # of the step `model`
 trace=.cache/kv/shadowkv.trace                     # of the step `trace`
 steps=timed,memcheck,racecheck,initcheck,model,decode-32k,decode-64k,decode-128k,trace,ablation,prefill
@@ -187,9 +189,9 @@ run_program() {
             ;;
         prefill) command=(prefill --seed "$seed") ;;
     esac
-    printf '%s\n' "${command[*]} --device cuda --threads $(nproc) ${options[*]}"
-    timeout --kill-after=10 "$program_limit_s" "$programs/${command[0]}" "${command[@]:1}" --device cuda \
-        --threads "$(nproc)" "${options[@]}" 2>&1 || code=$?
+    command+=(--device cuda --threads "$threads" "${options[@]}")
+    printf '%s\n' "${command[*]}"
+    timeout --kill-after=10 "$program_limit_s" "$programs/${command[0]}" "${command[@]:1}" 2>&1 || code=$?
     printf '== exit %d: %s\n' "$code" "$step"
 }
 

@@ -311,8 +311,8 @@ static void report(struct bench *bench)
         const struct way *way = &bench->ways[i];
         ms[i] = spin_quantile(bench->ways[i].ms, rounds, 0.5);
         const double gflops = (linear + attention) / ms[i] * 1e3;
-        printf("RESULT prefill way=%s tokens=%u chunk=%u ms=%.2f tokens_per_s=%.1f tflops=%.1f "
-               "gemm_tflops=%.1f share=%.3f attention_flops_share=%.3f\n",
+        printf("RESULT prefill way=%s tokens=%u chunk=%u ms=%.2f tokens_per_s=%.1f tflops=%.5f "
+               "gemm_tflops=%.5f share=%.3f attention_flops_share=%.3f\n",
                way->name, tokens, bench->grid.chunk_tokens, ms[i], 1e3 * tokens / ms[i],
                gflops / 1e3, bench->gemm_gflops / 1e3, gflops / bench->gemm_gflops,
                attention / (linear + attention));

@@ -9,6 +9,8 @@ import subprocess
 
 import pytest
 
+from bench.gpu import tables
+
 DECODE_STEP = os.environ["SPIN_DECODE_STEP"]
 MODEL_CHECK = os.environ["SPIN_MODEL_CHECK"]
 PREFILL = os.environ["SPIN_PREFILL"]
@@ -41,7 +43,7 @@ def decode(*options, **arguments):
                                   "--steps", "8", *options), **arguments)[0]
 
 
-def test_decode_rows():
+def test_decode_rows(tmp_path):
     output = decode("--overlaps", "50,90")
     rows = results(output, "decode")
     assert len(rows) == 2 * 2 * (1 + 2 + 2)
@@ -58,6 +60,17 @@ def test_decode_rows():
     assert misses["50"] > 2 * misses["90"] > 0
     assert len(results(output, "gather")) == len(results(output, "select")) == 2 * 2 * 2
     assert "CHECK BAD" not in output
+    check_tables(output, tmp_path)
+
+
+def check_tables(output, folder):
+    """Every row of the log is one of the table."""
+    log = folder / "decode.log"
+    log.write_text(output)
+    decode_rows = tables.decode_table(tables.read([log])["decode"]).splitlines()
+    assert len(decode_rows) == 4 + len(results(output, "decode")) + 1
+    wanted = results(output, "decode")[1]
+    assert f"| {wanted['context']} | 1 | shadowkv | 50 % | {float(wanted['hit']):.3f} | 6.0 |" in decode_rows[5]
 
 
 def test_decode_says_what_it_left_out():
