@@ -65,8 +65,8 @@ static struct spin_bench_compared compare_values(struct spin_bench_figure figure
     return compared;
 }
 
-/* What two runs must have been asked alike, or they answer different questions. Concurrency, rate
- * and the like differ on purpose, and still belong beside the figures. */
+/* What two runs must have been asked alike, or they answer different questions. Where a rate or a
+ * concurrency differs on purpose, that still belongs beside the figures. */
 static const char *const asked[] = {"workload", "arrival",    "rate_per_s",  "concurrency", "seed",
                                     "scale",    "warm_up_ms", "duration_ms", "requests"};
 
@@ -116,6 +116,22 @@ static bool all_same(const struct spin_bench_field *field, const struct spin_ben
     return true;
 }
 
+/* Repeated runs may each have a seed of their own; then the other side must have the same ones. */
+static bool same_values(const struct spin_bench_field *field, const struct spin_bench_runs *list,
+                        const struct spin_bench_runs *other)
+{
+    for (uint32_t i = 0; i < list->count; i++) {
+        bool found = false;
+        for (uint32_t k = 0; k < other->count && !found; k++) {
+            found = same_field(field, &list->items[i]->setup, &other->items[k]->setup);
+        }
+        if (!found) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void find_unlike(const struct spin_bench_runs *base, const struct spin_bench_runs *other,
                         struct spin_bench_comparison *out)
 {
@@ -123,7 +139,9 @@ static void find_unlike(const struct spin_bench_runs *base, const struct spin_be
     uint64_t used = 0;
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(asked); i++) {
         const struct spin_bench_field *field = find_setup_field(asked[i]);
-        if (all_same(field, first, base) && all_same(field, first, other)) {
+        const bool seeds = strcmp(asked[i], "seed") == 0;
+        if (seeds ? same_values(field, base, other) && same_values(field, other, base)
+                  : all_same(field, first, base) && all_same(field, first, other)) {
             continue;
         }
         const int bytes = snprintf(out->unlike + used, sizeof out->unlike - used, "%s%s",

@@ -52,23 +52,31 @@ function table(heads, rows, texts = [0]) {
   return element("div", { class: "scroll" }, made);
 }
 
-// Runs of one label are repetitions of one experiment: one colour, and one row.
+// Runs of one label at one load are repetitions of one experiment: one colour, and one row.
 
 function sideOf(index) {
   return view.sides === null ? "" : index < view.sides[0] ? "A: " : "B: ";
 }
 
+function loadOf(run) {
+  return run.setup.rate_per_s > 0 ? `${number(run.setup.rate_per_s)} req/s` : `${run.setup.concurrency} streams`;
+}
+
 function makeGroups() {
   const groups = new Map();
+  const loads = new Map();
   file.runs.forEach((run, index) => {
-    const rate = run.setup.rate_per_s;
-    const name = sideOf(index) + (run.setup.label || run.setup.target || "run");
-    if (!groups.has(name)) {
-      groups.set(name, { name, runs: [], color: `var(--s${groups.size % COLORS})`, rates: new Set() });
+    const label = sideOf(index) + (run.setup.label || run.setup.target || "run");
+    const key = `${label}, ${loadOf(run)}`;
+    if (!groups.has(key)) {
+      groups.set(key, { name: key, label, runs: [], color: `var(--s${groups.size % COLORS})` });
+      loads.set(label, (loads.get(label) || 0) + 1);
     }
-    groups.get(name).runs.push(run);
-    groups.get(name).rates.add(rate);
+    groups.get(key).runs.push(run);
   });
+  for (const group of groups.values()) {
+    if (loads.get(group.label) === 1) group.name = group.label;
+  }
   return [...groups.values()];
 }
 
@@ -102,9 +110,10 @@ const EDGE = { left: 52, right: 12, top: 12, bottom: 36 };
 function ticksOf(low, high, log) {
   const ticks = [];
   if (log) {
-    const many = Math.log10(high / low) > 3;
+    const decades = Math.log10(high / low);
+    const digits = decades > 3 ? [1] : decades > 1 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 7];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
-      for (const digit of many ? [1] : [1, 2, 5]) {
+      for (const digit of digits) {
         const tick = digit * 10 ** power;
         if (tick >= low * 0.999 && tick <= high * 1.001) ticks.push(tick);
       }
@@ -295,8 +304,8 @@ function summaryTable() {
   section("Figures");
   const slo = file.runs.some(hasSlo);
   const columns = [
-    ["req/s", (run) => run.rates.requests_per_s], ["output tok/s", (run) => run.rates.output_tokens_per_s],
-    ...(slo ? [["goodput req/s", (run) => run.rates.goodput_per_s], ["good %", (run) => 100 * run.rates.good_part]] : []),
+    ["req/s", (run) => run.rates.requests_per_s], ["out tok/s", (run) => run.rates.output_tokens_per_s],
+    ...(slo ? [["good req/s", (run) => run.rates.goodput_per_s], ["good %", (run) => 100 * run.rates.good_part]] : []),
     ["failed %", (run) => 100 * run.rates.failed_part], ["streams", (run) => run.rates.concurrency_mean],
     ...["ttft", "tpot", "itl", "e2e"].flatMap((name) => [["p50_ms", "p50"], ["p99_ms", "p99"]].map(([key, text]) =>
       [`${name} ${text}`, (run) => (run.latencies[name].count > 0 ? run.latencies[name][key] : null)])),
@@ -329,9 +338,17 @@ function distributions() {
   })));
 }
 
+/* Means over neighbouring steps: more than some 150 points are noise to the eye. */
 function curve(run, name) {
+  const values = run.timeline[name];
+  const width = Math.max(1, Math.ceil(values.length / 150));
   const step = run.timeline.step_ms / 1000;
-  return run.timeline[name].map((value, i) => [(i + 0.5) * step, value]);
+  const points = [];
+  for (let start = 0; start < values.length; start += width) {
+    const part = values.slice(start, start + width);
+    points.push([(start + part.length / 2) * step, part.reduce((sum, value) => sum + value, 0) / part.length]);
+  }
+  return points;
 }
 
 function overTime() {
@@ -353,23 +370,26 @@ function overTime() {
 
 /* Runs of one label at several rates: what the latency costs at which load. */
 function sweep() {
-  const swept = groups.filter((group) => group.rates.size > 2);
-  if (swept.length === 0) return;
+  const labels = [...new Set(groups.map((group) => group.label))].map((label, index) => {
+    const points = groups.filter((group) => group.label === label && group.runs[0].setup.rate_per_s > 0)
+      .sort((a, b) => a.runs[0].setup.rate_per_s - b.runs[0].setup.rate_per_s);
+    return { label, points, color: `var(--s${index % COLORS})` };
+  }).filter((one) => one.points.length > 2);
+  if (labels.length === 0) return;
   section("By rate");
-  const series = (value) => swept.map((group) => ({
-    name: group.name, color: group.color, marked: true,
-    points: [...group.rates].sort((a, b) => a - b).map((rate) =>
-      [rate, median(group.runs.filter((run) => run.setup.rate_per_s === rate).map(value))])
+  const series = (value, dashed = false) => labels.map((one) => ({
+    name: one.label, color: one.color, marked: true, dashed,
+    points: one.points.map((group) => [group.runs[0].setup.rate_per_s, median(group.runs.map(value))])
       .filter((point) => point[1] !== null),
   }));
-  const tail = (name, key) => (run) => (run.latencies[name].count > 0 ? run.latencies[name][key] : null);
+  const part = (name, key) => (run) => (run.latencies[name].count > 0 ? run.latencies[name][key] : null);
+  const both = (name) => [...series(part(name, "p50_ms")), ...series(part(name, "p99_ms"), true)];
+  const x = "requests a second";
   charts(
-    { title: "Time to first token", note: "p50, dashed p99; ms", x: "requests a second", logY: true,
-      series: series(tail("ttft", "p50_ms")).concat(series(tail("ttft", "p99_ms")).map((one) => ({ ...one, dashed: true }))) },
-    { title: "Time per output token", note: "p50, dashed p99; ms", x: "requests a second",
-      series: series(tail("tpot", "p50_ms")).concat(series(tail("tpot", "p99_ms")).map((one) => ({ ...one, dashed: true }))) },
-    { title: "Output tokens a second", x: "requests a second", series: series((run) => run.rates.output_tokens_per_s) },
-    file.runs.some(hasSlo) ? { title: "Within the SLO", note: "part of all requests", x: "requests a second",
+    { title: "Time to first token", note: "p50, dashed p99; ms", x, logY: true, series: both("ttft") },
+    { title: "Time per output token", note: "p50, dashed p99; ms", x, series: both("tpot") },
+    { title: "Output tokens a second", x, series: series((run) => run.rates.output_tokens_per_s) },
+    file.runs.some(hasSlo) ? { title: "Within the SLO", note: "part of all requests", x,
       series: series((run) => run.rates.good_part) } : null,
   );
 }
@@ -409,6 +429,8 @@ function setups() {
 if (file.runs.length === 0) {
   page.append(element("h1", {}, view.title), element("p", {}, "no runs"));
 } else {
-  for (const part of [head, warnings, comparison, summaryTable, distributions, overTime, sweep, errors, setups, metrics]) part();
+  for (const part of [head, warnings, comparison, summaryTable, sweep, distributions, overTime, errors, setups, metrics]) {
+    part();
+  }
 }
 document.body.dataset.drawn = "true";

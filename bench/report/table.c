@@ -178,24 +178,31 @@ static const struct {
                {"tpot_p50_ms", "tpot p50"},     {"itl_p99_ms", "itl p99"},
                {"e2e_p50_ms", "e2e p50"}};
 
-static bool is_first_of_label(const struct spin_bench_runs *list, uint32_t index)
+/* Repetitions of one experiment: one row. */
+static bool is_same_load(const struct spin_bench_setup *a, const struct spin_bench_setup *b)
+{
+    return strcmp(a->label, b->label) == 0 && a->rate_per_s == b->rate_per_s &&
+           a->concurrency == b->concurrency;
+}
+
+static bool is_first(const struct spin_bench_runs *list, uint32_t index)
 {
     for (uint32_t i = 0; i < index; i++) {
-        if (strcmp(list->items[i]->setup.label, list->items[index]->setup.label) == 0) {
+        if (is_same_load(&list->items[i]->setup, &list->items[index]->setup)) {
             return false;
         }
     }
     return true;
 }
 
-/* The median over the runs of one label; false: none has it. */
-static bool median_of(const struct spin_bench_runs *list, const char *label, uint32_t figure,
-                      double *out)
+/* The median over the runs of one load; false: none has it. */
+static bool median_of(const struct spin_bench_runs *list, const struct spin_bench_setup *setup,
+                      uint32_t figure, double *out)
 {
     double values[SPIN_BENCH_RUNS_MAX];
     uint32_t count = 0;
     for (uint32_t i = 0; i < list->count; i++) {
-        if (strcmp(list->items[i]->setup.label, label) == 0 &&
+        if (is_same_load(&list->items[i]->setup, setup) &&
             spin_bench_figure_get(list->items[i], figure, &values[count])) {
             count++;
         }
@@ -208,32 +215,40 @@ static bool median_of(const struct spin_bench_runs *list, const char *label, uin
     return true;
 }
 
+static void put_row(const struct spin_bench_runs *list, const struct spin_bench_setup *setup,
+                    FILE *out)
+{
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(columns); i++) {
+        double value = 0;
+        if (median_of(list, setup, spin_bench_figure_find(columns[i].figure), &value)) {
+            (void)fprintf(out, "%11.2f", value);
+        } else {
+            (void)fprintf(out, "%11s", "-");
+        }
+    }
+    uint32_t runs = 0;
+    for (uint32_t i = 0; i < list->count; i++) {
+        runs += is_same_load(&list->items[i]->setup, setup) ? 1 : 0;
+    }
+    (void)fprintf(out, "  %4u  ", runs);
+    put_text(setup->label, out);
+    if (setup->rate_per_s > 0) {
+        (void)fprintf(out, ", %g req/s\n", setup->rate_per_s);
+    } else {
+        (void)fprintf(out, ", %u streams\n", setup->concurrency);
+    }
+}
+
 void spin_bench_table_runs(const struct spin_bench_runs *list, FILE *out)
 {
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(columns); i++) {
         (void)fprintf(out, "%11s", columns[i].head);
     }
-    (void)fputs("  runs  label\n", out);
+    (void)fputs("  runs  label, load\n", out);
     for (uint32_t i = 0; i < list->count; i++) {
-        const char *label = list->items[i]->setup.label;
-        if (!is_first_of_label(list, i)) {
-            continue;
+        if (is_first(list, i)) {
+            put_row(list, &list->items[i]->setup, out);
         }
-        for (uint32_t k = 0; k < SPIN_ARRAY_COUNT(columns); k++) {
-            double value = 0;
-            if (median_of(list, label, spin_bench_figure_find(columns[k].figure), &value)) {
-                (void)fprintf(out, "%11.2f", value);
-            } else {
-                (void)fprintf(out, "%11s", "-");
-            }
-        }
-        uint32_t runs = 0;
-        for (uint32_t k = 0; k < list->count; k++) {
-            runs += strcmp(list->items[k]->setup.label, label) == 0 ? 1 : 0;
-        }
-        (void)fprintf(out, "  %4u  ", runs);
-        put_text(label, out);
-        (void)fputs("\n", out);
     }
 }
 

@@ -15,7 +15,7 @@ SPIN_BEGIN_DECLS
 
 /* Every byte that came from outside is printed as it is if it can be printed, else as '?'. */
 void spin_bench_table_run(const struct spin_bench_summary *summary, FILE *out);
-/* Runs of one label as one row: medians of their figures. */
+/* Runs of one label at one load as one row: medians of their figures. */
 void spin_bench_table_runs(const struct spin_bench_runs *list, FILE *out);
 void spin_bench_table_compare(const struct spin_bench_comparison *comparison, FILE *out);
 

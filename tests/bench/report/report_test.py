@@ -86,7 +86,8 @@ def test_latencies(run):
     chosen = measured(requests)
     times = {
         "ttft": [r["first"] - r["intended"] for r in chosen if r["first"]],
-        "tpot": [(r["last"] - r["first"]) / (r["output"] - 1) for r in chosen if r["outcome"] == OK and r["output"] > 1],
+        "tpot": [(r["last"] - r["first"]) / (r["output"] - 1) for r in chosen
+                 if r["outcome"] == OK and r["output"] > 1],
         "e2e": [r["end"] - r["intended"] for r in chosen if r["outcome"] == OK],
         "lag": [r["sent"] - r["intended"] for r in chosen if r["outcome"] != UNSENT],
     }
@@ -264,7 +265,8 @@ def test_compare_one_run_has_no_interval(tmp_path):
 
 
 def test_compare_says_what_was_asked_differently(tmp_path):
-    got, text = compare(tmp_path, make_side(tmp_path, "a", [10, 10]), make_side(tmp_path, "b", [20, 20], rate=7, seed=9))
+    base, other = make_side(tmp_path, "a", [10, 10]), make_side(tmp_path, "b", [20, 20], rate=7, seed=9)
+    got, text = compare(tmp_path, base, other)
     assert got["unlike"] == "rate_per_s, seed"
     assert "WARNING: the runs were not asked the same: rate_per_s, seed" in text
     same = [one for one in got["figures"] if one["name"] == "requests_per_s"][0]
