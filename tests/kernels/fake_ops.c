@@ -46,6 +46,19 @@ static void expect_lists(const struct spin_stream *stream, const struct spin_kv_
 
 /* --- the model's --- */
 
+static spin_status run_draw(void *args, struct spin_stream *cpu)
+{
+    return spin_draw_ref(args, cpu);
+}
+
+static spin_status fake_draw(const struct spin_draw_args *args, struct spin_stream *stream)
+{
+    expect_matrix(stream, &args->logits);
+    spin_fake_expect_device(stream, args->rows);
+    spin_fake_expect_device(stream, args->out);
+    return spin_fake_submit_task(stream, run_draw, args, sizeof *args);
+}
+
 static spin_status run_embed(void *args, struct spin_stream *cpu)
 {
     return spin_embed_ref(args, cpu);
@@ -352,6 +365,7 @@ const struct spin_ops spin_ops_fake = {
     .kv_resize =
         {[SPIN_KV_SLOT_LRU] = fake_resize_slot_lru, [SPIN_KV_BUCKETED] = fake_resize_bucketed},
     .kv_list = fake_kv_list,
+    .draw = fake_draw,
     .matmul_workspace_bytes = spin_matmul_workspace_bytes,
     .attention_workspace_bytes = spin_attention_workspace_bytes,
     .kv_select_workspace_bytes = spin_kv_select_workspace_bytes,

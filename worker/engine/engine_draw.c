@@ -1,5 +1,5 @@
-/* Hidden rows become tokens: logits by the model, tokens by the operation `draw` where there is one,
- * else by the sampler.
+/* Hidden rows become tokens: logits by the model, tokens by the operation `draw` where there is
+ * one, else by the sampler.
  *
  * A row whose request wants more than a token and its logprob, or other logits than the model's, is
  * drawn by the sampler even then. Where the host cannot read the device's memory, such rows are
