@@ -38,9 +38,10 @@ static void *alloc_shared(struct spin_kv *kv, struct taker *taker, uint64_t coun
                           uint64_t element_bytes, void **device)
 {
     *device = alloc_array(taker, count, element_bytes);
-    if (taker->status != SPIN_OK || spin_device_is_host(kv->stream)) {
+    if (*device == NULL || spin_device_is_host(kv->stream)) {
         return *device;
     }
+    SPIN_ASSERT(count > 0 && element_bytes > 0);
     void *memory = calloc(count, element_bytes);
     if (memory == NULL) {
         taker->status = spin_fail(taker->err, SPIN_ERR_NO_MEMORY,

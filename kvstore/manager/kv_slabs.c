@@ -37,7 +37,7 @@ static void give_group(struct spin_kv *kv, uint32_t seq, uint32_t group)
     kv->free_groups[kv->slabs_free / heads] = group;
     kv->slabs_free += heads;
     if (kv->poison) {
-        const uint64_t bytes = heads * SPIN_SLAB_SLOTS * kv->page_bytes;
+        const uint64_t bytes = (uint64_t)heads * SPIN_SLAB_SLOTS * kv->page_bytes;
         memset(kv->view.pool + group * bytes, 0xFF, bytes); /* BF16 NaN */
     }
 }

@@ -10,6 +10,7 @@
 
 #define WAIT_NS UINT64_C(1000000000)
 #define VALUES 1000u
+#define BYTES (VALUES * sizeof(uint32_t))
 
 struct memory {
     struct spin_stream *stream;
@@ -73,14 +74,12 @@ static void submit_add(const struct memory *memory)
 
 static void send(const struct memory *memory)
 {
-    SPIN_EXPECT_OK(spin_device_write(memory->stream, memory->device, memory->sent, VALUES * 4),
-                   NULL);
+    SPIN_EXPECT_OK(spin_device_write(memory->stream, memory->device, memory->sent, BYTES), NULL);
 }
 
 static void bring(const struct memory *memory)
 {
-    SPIN_EXPECT_OK(spin_device_read(memory->stream, memory->brought, memory->device, VALUES * 4),
-                   NULL);
+    SPIN_EXPECT_OK(spin_device_read(memory->stream, memory->brought, memory->device, BYTES), NULL);
 }
 
 static void test_background(void **state)

@@ -114,6 +114,8 @@ static spin_status fake_rope(const struct spin_rope_args *args, struct spin_stre
     spin_fake_expect_device(stream, args->table.cos_sin);
     spin_fake_expect_device(stream, args->norm.weight[0]);
     spin_fake_expect_device(stream, args->norm.weight[1]);
+    spin_fake_expect_device(stream, args->norm.weight[0]);
+    spin_fake_expect_device(stream, args->norm.weight[1]);
     return spin_fake_submit_task(stream, run_rope, args, sizeof *args);
 }
 
@@ -159,6 +161,19 @@ static spin_status fake_swiglu(const struct spin_swiglu_args *args, struct spin_
     expect_matrix(stream, &args->gate);
     expect_matrix(stream, &args->up);
     return spin_fake_submit_task(stream, run_swiglu, args, sizeof *args);
+}
+
+static spin_status run_draw(void *args, struct spin_stream *cpu)
+{
+    return spin_draw_ref(args, cpu);
+}
+
+static spin_status fake_draw(const struct spin_draw_args *args, struct spin_stream *stream)
+{
+    expect_matrix(stream, &args->logits);
+    spin_fake_expect_device(stream, args->rows);
+    spin_fake_expect_device(stream, args->out);
+    return spin_fake_submit_task(stream, run_draw, args, sizeof *args);
 }
 
 /* --- the KV manager's: the view, which is the host's, is copied, too --- */
@@ -356,6 +371,7 @@ const struct spin_ops spin_ops_fake = {
     .kv_append = fake_kv_append,
     .attention = fake_attention,
     .swiglu = fake_swiglu,
+    .draw = fake_draw,
     .kv_index = fake_kv_index,
     .kv_select = fake_kv_select,
     .kv_gather = fake_kv_gather,

@@ -18,11 +18,11 @@ struct lists {
 static struct lists make_lists(void)
 {
     struct lists lists = {
-        .pages = spin_test_memory_create(ROWS * STRIDE * sizeof(uint16_t)),
+        .pages = spin_test_memory_create((uint64_t)ROWS * STRIDE * sizeof(uint16_t)),
         .page_count = spin_test_memory_create(ROWS * sizeof(uint32_t)),
-        .slots = spin_test_memory_create(ROWS * STRIDE * sizeof(uint32_t)),
+        .slots = spin_test_memory_create((uint64_t)ROWS * STRIDE * sizeof(uint32_t)),
         .visible = spin_test_memory_create(ROWS * sizeof(uint32_t)),
-        .misses = spin_test_memory_create(ROWS * STRIDE * sizeof(struct spin_kv_miss)),
+        .misses = spin_test_memory_create((uint64_t)ROWS * STRIDE * sizeof(struct spin_kv_miss)),
         .miss_count = spin_test_memory_create(ROWS * sizeof(uint32_t)),
     };
     lists.view = (struct spin_kv_lists){.stride = STRIDE,
@@ -54,7 +54,7 @@ static const struct spin_kv_view view = {
 /* Pool slot of a page of a row of layer `layer`: slabs are 16 slots, a group has one per head. */
 static uint32_t slot_of(const struct spin_kv_list_args *args, uint32_t head, uint32_t page)
 {
-    const uint64_t list = (args->sequence * LAYERS + args->slot_layer) * SLABS_MAX;
+    const uint64_t list = ((uint64_t)args->sequence * LAYERS + args->slot_layer) * SLABS_MAX;
     return (slab_list[list + page / 16] * HEADS + head) * 16 + page % 16;
 }
 

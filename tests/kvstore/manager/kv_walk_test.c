@@ -11,7 +11,7 @@
 #define CHECK_EVERY 4u
 #else
 #define CALLS_ALL 1000000u
-#define CALLS_LATE 2500u
+#define CALLS_LATE 1500u
 #define CHECK_EVERY 64u
 #endif
 

@@ -662,7 +662,7 @@ static void step_layers(struct world *world)
     for (uint32_t layer = 0; layer < world->options.layers; layer++) {
         step_layer(world, layer);
     }
-    world->calls += 2 * world->options.layers;
+    world->calls += (uint64_t)2 * world->options.layers;
 }
 
 /* A step whose like was recorded is launched; another is recorded first. */
@@ -676,7 +676,7 @@ static void step_recorded(struct world *world)
         SPIN_EXPECT_OK(spin_graph_end(world->stream, graph, &err), &err);
     } else {
         spin_kv_step_recorded(world->kv);
-        world->calls += 2 * world->options.layers; /* as many as without */
+        world->calls += (uint64_t)2 * world->options.layers; /* as many as without */
         world->recorded++;
     }
     SPIN_EXPECT_OK(spin_graph_launch(world->stream, *graph), NULL);
