@@ -1,14 +1,17 @@
 /* step-times: measures what a simulated worker cannot compute, and prints it as a table.
  *
  * As many engines as workers are to share this machine run side by side, so that what they take
- * from each other is in the numbers. The format: docs/simulation.md. */
+ * from each other is in the numbers; each is configured by spin-worker's own options, which stand
+ * behind "--". The format: docs/simulation.md. */
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "bench/sim/probe.h"
 #include "bench/sim/step_times.h"
+#include "model/weights/place.h"
 #include "worker/engine/scheduler.h"
+#include "worker/service/backend.h"
 
 #include <inttypes.h>
 #include <sched.h>
@@ -23,29 +26,18 @@ static const uint32_t short_prompts[] = {1, 16, 64};
 static const uint32_t contexts[] = {32, 256, 1024, 4096, 16384, 65536};
 
 struct options {
-    const char *model;
     uint32_t workers;
-    uint32_t threads;
-    uint32_t sparse;
-    uint32_t sparse_budget;
-    uint32_t max_model_len;
-    uint32_t max_num_seqs;
     uint32_t longest_prompt;
     uint32_t longest_context;
     uint32_t step_tokens;
     uint32_t repeats;
     const char *output;
+    struct spin_worker_options worker; /* from behind "--" */
 };
 
 #define FIELD(name) .offset = offsetof(struct options, name)
 
 static const struct spin_option option_rows[] = {
-    {.name = "model",
-     .type = SPIN_OPTION_STRING,
-     FIELD(model),
-     .max = -1,
-     .required = true,
-     .help = "The workers' .gguf file, or random:<shape>."},
     {.name = "workers",
      .type = SPIN_OPTION_U32,
      FIELD(workers),
@@ -53,43 +45,6 @@ static const struct spin_option option_rows[] = {
      .min = 1,
      .max = 64,
      .help = "Engines that run side by side, as the workers on this machine will."},
-    {.name = "threads",
-     .type = SPIN_OPTION_U32,
-     FIELD(threads),
-     .default_value = "0",
-     .min = 0,
-     .max = 64,
-     .help = "Compute threads of each; 0: the cores divided by the workers."},
-    {.name = "sparse-attention",
-     .type = SPIN_OPTION_CHOICE,
-     FIELD(sparse),
-     .default_value = "dense",
-     .max = -1,
-     .choices = "dense,quest,shadowkv",
-     .help = "As of spin-worker."},
-    {.name = "sparse-budget",
-     .type = SPIN_OPTION_U32,
-     FIELD(sparse_budget),
-     .default_value = "0",
-     .min = 0,
-     .max = 1 << 24,
-     .unit = "tokens",
-     .help = "As of spin-worker; 0: the algorithm's default."},
-    {.name = "max-model-len",
-     .type = SPIN_OPTION_U32,
-     FIELD(max_model_len),
-     .default_value = "0",
-     .min = 0,
-     .max = 1 << 24,
-     .unit = "tokens",
-     .help = "As of spin-worker; 0: what model and memory hold."},
-    {.name = "max-num-seqs",
-     .type = SPIN_OPTION_U32,
-     FIELD(max_num_seqs),
-     .default_value = "32",
-     .min = 1,
-     .max = 1024,
-     .help = "As of spin-worker: sequences that run at once."},
     {.name = "longest-prompt",
      .type = SPIN_OPTION_U32,
      FIELD(longest_prompt),
@@ -130,9 +85,10 @@ static const struct spin_option option_rows[] = {
 
 static const struct spin_config_spec config_spec = {
     .program = "step-times",
-    .synopsis = "--model FILE",
+    .synopsis = "-- --model FILE [options of spin-worker]",
     .about = "Measures how long this machine's workers take for prompts and decode steps, for "
-             "spin-sim. Takes minutes, and wants the machine for itself.",
+             "spin-sim. Takes minutes, and wants the machine for itself. Workers are configured by "
+             "spin-worker's options behind \"--\"; without --threads they share the cores.",
     .options = option_rows,
     .option_count = SPIN_ARRAY_COUNT(option_rows)};
 
@@ -181,7 +137,7 @@ static void print_engine(const struct table *table)
     char machine[128];
     name_machine(machine, sizeof machine);
     (void)fprintf(table->out, "spin-step-times 1\nmodel %.120s\nmachine %s\nalgorithm %s\n",
-                  base_name(table->options->model), machine, config->sparse.algorithm->name);
+                  base_name(table->options->worker.model), machine, config->sparse.algorithm->name);
     const struct {
         const char *name;
         uint32_t value;
@@ -279,13 +235,14 @@ static spin_status measure_decode(struct table *table, uint32_t sequences, struc
 
 static spin_status measure(struct table *table, struct spin_error *err)
 {
+    const uint32_t most = spin_engine_get_config(spin_probe_engine(table->probe))->max_num_seqs;
     print_engine(table);
     SPIN_TRY(measure_first(table, err)); /* and warms up */
     SPIN_TRY(measure_prompts(table, err));
-    for (uint32_t sequences = 1; sequences < table->options->max_num_seqs; sequences *= 2) {
+    for (uint32_t sequences = 1; sequences < most; sequences *= 2) {
         SPIN_TRY(measure_decode(table, sequences, err));
     }
-    return measure_decode(table, table->options->max_num_seqs, err);
+    return measure_decode(table, most, err);
 }
 
 /* What is written is what can be read. */
@@ -308,24 +265,62 @@ static uint32_t count_cores(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
 }
 
-static spin_status run(const struct options *options, struct spin_error *err)
+/* --- engines as spin-worker would have them --- */
+
+struct backend {
+    struct spin_worker_backend chosen;
+    struct spin_model *model;
+};
+
+static spin_status open_backend(const struct options *options, struct backend *backend,
+                                struct spin_error *err)
 {
-    static const char *const names[] = {"dense", "quest", "shadowkv"};
-    struct table table = {.options = options};
-    struct spin_model *model = NULL;
-    spin_status status = SPIN_OK;
-    SPIN_TRY(spin_model_open(options->model, &model, err));
-    struct spin_probe_config probe = {.model = model,
-                                      .engine = spin_engine_config_default(),
-                                      .engines = options->workers,
-                                      .repeats = options->repeats};
+    SPIN_TRY(spin_model_open(options->worker.model, &backend->model, err));
+    SPIN_TRY(spin_worker_backend_open(&options->worker, backend->model, &backend->chosen, err));
+    if (backend->chosen.stream == NULL) {
+        return SPIN_OK;
+    }
+    if (options->workers > 1) {
+        return spin_fail(err, SPIN_ERR_INVALID, "--workers %u: a GPU has one, or --device cpu",
+                         options->workers);
+    }
+    struct spin_model *placed = NULL;
+    SPIN_TRY(spin_model_place(backend->model, backend->chosen.stream, &placed, err));
+    spin_model_close(backend->model);
+    backend->model = placed;
+    return SPIN_OK;
+}
+
+static void close_backend(struct backend *backend)
+{
+    spin_model_close(backend->model);
+    spin_worker_backend_close(&backend->chosen);
+}
+
+static spin_status create_probe(const struct options *options, const struct backend *backend,
+                                struct spin_probe **out, struct spin_error *err)
+{
+    struct spin_probe_config config = {.model = backend->model,
+                                       .engine = spin_worker_options_to_engine(&options->worker),
+                                       .engines = options->workers,
+                                       .repeats = options->repeats};
     const uint32_t share = count_cores() / options->workers;
-    probe.engine.threads = options->threads != 0 ? options->threads : SPIN_MAX(share, 1);
-    probe.engine.max_model_len = options->max_model_len;
-    probe.engine.max_num_seqs = options->max_num_seqs;
-    probe.engine.sparse.algorithm = spin_sparse_find(names[options->sparse]);
-    probe.engine.sparse.budget_tokens = options->sparse_budget;
-    SPIN_TRY_GOTO(status, spin_probe_create(&probe, &table.probe, err), out);
+    if (config.engine.threads == 0) {
+        config.engine.threads = SPIN_MAX(share, 1);
+    }
+    config.engine.ops = backend->chosen.ops;
+    config.engine.stream = backend->chosen.stream;
+    return spin_probe_create(&config, out, err);
+}
+
+static spin_status measure_all(const struct options *options, struct spin_error *err)
+{
+    struct table table = {.options = options};
+    struct backend backend = {0};
+    spin_status status = SPIN_OK;
+    spin_log_set_level((enum spin_log_level)options->worker.log_level);
+    SPIN_TRY_GOTO(status, open_backend(options, &backend, err), out);
+    SPIN_TRY_GOTO(status, create_probe(options, &backend, &table.probe, err), out);
     table.out = open_memstream(&table.text, &table.bytes);
     if (table.out == NULL) {
         status = spin_fail(err, SPIN_ERR_NO_MEMORY, "no memory for the table");
@@ -341,25 +336,53 @@ static spin_status run(const struct options *options, struct spin_error *err)
 out:
     free(table.text);
     spin_probe_destroy(table.probe);
-    spin_model_close(model);
+    close_backend(&backend);
     return status;
+}
+
+/* --- options --- */
+
+struct loaded {
+    struct options options;
+    struct spin_config_values *own;    /* in front of "--" */
+    struct spin_config_values *worker; /* behind it */
+    bool exit_now;
+};
+
+static spin_status load(int argc, char **argv, struct loaded *out, struct spin_error *err)
+{
+    struct options *options = &out->options;
+    int own = 1;
+    while (own < argc && strcmp(argv[own], "--") != 0) {
+        own++;
+    }
+    SPIN_TRY(spin_config_load(&config_spec, own, argv, environ, options, &out->own, &out->exit_now,
+                              err));
+    if (out->exit_now) {
+        return SPIN_OK;
+    }
+    if (own == argc) {
+        return spin_fail(err, SPIN_ERR_INVALID,
+                         "\"--\" is missing: behind it stand spin-worker's options, --model FILE "
+                         "at least");
+    }
+    return spin_config_load(&spin_worker_config_spec, argc - own, argv + own, environ,
+                            &options->worker, &out->worker, &out->exit_now, err);
 }
 
 int main(int argc, char **argv)
 {
-    struct options options = {0};
-    struct spin_config_values *values = NULL;
+    struct loaded loaded = {0};
     struct spin_error err = {0};
-    bool exit_now = false;
     int code = 0;
-    if (spin_config_load(&config_spec, argc, argv, environ, &options, &values, &exit_now, &err) !=
-        SPIN_OK) {
+    if (load(argc, argv, &loaded, &err) != SPIN_OK) {
         (void)fprintf(stderr, "step-times: %s\n", err.text);
         code = 2;
-    } else if (!exit_now && run(&options, &err) != SPIN_OK) {
+    } else if (!loaded.exit_now && measure_all(&loaded.options, &err) != SPIN_OK) {
         (void)fprintf(stderr, "step-times: %s\n", err.text);
         code = 1;
     }
-    spin_config_values_destroy(values);
+    spin_config_values_destroy(loaded.own);
+    spin_config_values_destroy(loaded.worker);
     return code;
 }

@@ -14,9 +14,10 @@ SPIN_SIM = os.environ["SPIN_SIM"]
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     path = tmp_path_factory.mktemp("sim") / "tiny.times"
-    subprocess.run([STEP_TIMES, "--model", "random:tiny", "--workers", "2", "--threads", "1",
-                    "--repeats", "2", "--max-model-len", "4096", "--max-num-seqs", "12",
-                    "--longest-prompt", "600", "--longest-context", "300", "--output", path],
+    subprocess.run([STEP_TIMES, "--workers", "2", "--repeats", "2", "--longest-prompt", "600",
+                    "--longest-context", "300", "--output", path, "--", "--model", "random:tiny",
+                    "--device", "cpu", "--threads", "1", "--max-model-len", "4096",
+                    "--max-num-seqs", "12"],
                    check=True, timeout=120, stderr=subprocess.DEVNULL)
     return path
 
@@ -77,6 +78,21 @@ def test_more_workers_wait_less(table, tmp_path):
     many = simulate(table, tmp_path / "many.json", "--workers", "16", *words)
     assert (many["rates"]["output_tokens_per_s"] > 2 * few["rates"]["output_tokens_per_s"])
     assert many["latencies"]["ttft"]["p50_ms"] < few["latencies"]["ttft"]["p50_ms"]
+
+
+@pytest.mark.parametrize("words, code, says", [
+    ([], 2, "\"--\" is missing"),
+    (["--"], 2, "--model is required"),
+    (["--workers", "0", "--", "--model", "random:tiny"], 2, "1..64"),
+    (["--", "--model", "/nowhere.gguf"], 1, "/nowhere.gguf"),
+    (["--", "--model", "random:tiny", "--device", "cpu", "--kv-host-bytes", "1"], 1,
+     "--kv-host-bytes"),
+])
+def test_what_cannot_be_measured(words, code, says):
+    done = subprocess.run([STEP_TIMES, *words], text=True, capture_output=True, timeout=60)
+    assert done.returncode == code
+    assert says in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("words, code, says", [
