@@ -272,7 +272,7 @@ static spin_status run_prompt(struct bench *bench, struct way *way, double *ms)
         status = check_last(bench, way);
     }
     spin_kv_close(way->kv, seq);
-    bench->rig.ops = *spin_rig_ops(bench->rig.stream);
+    bench->rig.ops = *bench->rig.all_ops;
     return status;
 }
 

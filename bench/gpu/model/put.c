@@ -4,12 +4,10 @@
 
 #include <string.h>
 
-spin_status spin_put(const struct spin_put_args *args, struct spin_stream *stream)
+spin_status spin_put_host(const struct spin_put_args *args, struct spin_stream *stream)
 {
+    SPIN_ASSERT(spin_device_is_host(stream));
     SPIN_ASSERT_LE(args->stride, args->lists.stride);
-    if (!spin_device_is_host(stream)) {
-        return spin_put_cuda(args, stream);
-    }
     for (uint32_t row = 0; row < args->rows; row++) {
         SPIN_ASSERT_LE(args->page_count[row], args->stride);
         memcpy(args->lists.pages + (uint64_t)row * args->lists.stride,

@@ -22,8 +22,10 @@ struct spin_put_args {
     uint32_t rows;
 };
 
-SPIN_MUST_USE spin_status spin_put(const struct spin_put_args *args, struct spin_stream *stream);
-/* The one on the GPU. */
+typedef spin_status (*spin_put_fn)(const struct spin_put_args *args, struct spin_stream *stream);
+/* Where device memory is the host's. */
+SPIN_MUST_USE spin_status spin_put_host(const struct spin_put_args *args,
+                                        struct spin_stream *stream);
 SPIN_MUST_USE spin_status spin_put_cuda(const struct spin_put_args *args,
                                         struct spin_stream *stream);
 

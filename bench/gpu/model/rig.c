@@ -31,7 +31,9 @@ static spin_status open_device(struct spin_rig *rig, enum spin_rig_device device
     if (!rig->is_cuda) {
         SPIN_TRY(spin_stream_create_cpu(threads, &rig->stream, err));
     }
-    rig->ops = *spin_rig_ops(rig->stream);
+    rig->all_ops = rig->is_cuda ? &spin_ops_cuda : spin_ops_best_cpu();
+    rig->ops = *rig->all_ops;
+    rig->put = rig->is_cuda ? spin_put_cuda : spin_put_host;
     return SPIN_OK;
 }
 
@@ -75,11 +77,6 @@ void spin_rig_close(struct spin_rig *rig)
     *rig = (struct spin_rig){.is_cuda = false};
 }
 
-const struct spin_ops *spin_rig_ops(const struct spin_stream *stream)
-{
-    return spin_device_is_host(stream) ? spin_ops_best_cpu() : &spin_ops_cuda;
-}
-
 spin_status spin_rig_sync(const struct spin_rig *rig)
 {
     return spin_stream_sync(rig->stream, SPIN_RIG_WAIT_NS);
@@ -101,12 +98,15 @@ static uint32_t slots_of_row(const struct spin_rig_kv *kv, uint32_t layer)
     return kv->slots_factor == 0 || wanted > pages ? pages : (uint32_t)wanted;
 }
 
-/* A demand whose floor, twice of it, is what the row is to have. */
+/* A demand whose floor, twice of it, is what the row is to have; it does not grow with the tokens.
+ * A layer that reads every page has no choice. */
 static uint32_t demand_half(const void *context, uint32_t layer, uint32_t tokens)
 {
     const struct spin_rig_kv *kv = context;
+    const uint32_t pages = pages_of(kv, tokens);
     const uint32_t half = (slots_of_row(kv, layer) + 1) / 2;
-    return SPIN_MIN(half, pages_of(kv, tokens));
+    const bool is_all = spin_sparse_mandatory(kv->sparse, layer, tokens) >= pages;
+    return is_all ? pages : SPIN_MIN(half, pages);
 }
 
 /* For all sequences: rows as they are to be, and one claim at least. */

@@ -8,6 +8,7 @@
  * Errors     UNSUPPORTED: --device cuda where there is none. Others: what was called. */
 #pragma once
 
+#include "bench/gpu/model/put.h"
 #include "kvstore/manager/kv.h"
 #include "model/weights/model.h"
 #include "worker/engine/forward.h"
@@ -23,6 +24,8 @@ struct spin_rig {
     struct spin_stream *host; /* threads of the host, for filling memory */
     struct spin_model *model; /* where the stream's operations read it */
     struct spin_ops ops;      /* a copy, so that a program may replace entries */
+    const struct spin_ops *all_ops;
+    spin_put_fn put;
     bool is_cuda;
 };
 
@@ -31,8 +34,6 @@ SPIN_MUST_USE spin_status spin_rig_open(struct spin_rig *rig, enum spin_rig_devi
                                         struct spin_error *err);
 void spin_rig_close(struct spin_rig *rig); /* all NULL is allowed */
 
-/* The whole table of a stream's operations. */
-const struct spin_ops *spin_rig_ops(const struct spin_stream *stream);
 /* The stream's work so far; counts as what was waited for: DEVICE_LOST after a minute. */
 SPIN_MUST_USE spin_status spin_rig_sync(const struct spin_rig *rig);
 

@@ -53,21 +53,25 @@ static spin_status no_gather(const struct spin_kv_gather_args *args, struct spin
     return SPIN_OK;
 }
 
+/* An operation has no context of its own: the table that the rig has in full. */
+static const struct spin_ops *all_ops;
+
 /* Layers that attend to everything have no lists but Select's. */
 static spin_status no_select(const struct spin_kv_select_args *args, struct spin_stream *stream)
 {
+    bool is_everything = args->summary == SPIN_SUMMARY_NONE;
     for (uint32_t i = 0; i < spin_sparse_algorithm_count; i++) {
         const struct spin_sparse_algorithm *algorithm = spin_sparse_algorithms[i];
-        if (algorithm->summary == args->summary && args->batch.layer < algorithm->dense_layers) {
-            return spin_rig_ops(stream)->kv_select(args, stream);
-        }
+        is_everything = is_everything || (algorithm->summary == args->summary &&
+                                          args->batch.layer < algorithm->dense_layers);
     }
-    return SPIN_OK;
+    return is_everything ? all_ops->kv_select(args, stream) : SPIN_OK;
 }
 
 static void leave_out(struct spin_rig *rig, enum spin_scene_part part)
 {
-    rig->ops = *spin_rig_ops(rig->stream);
+    all_ops = rig->all_ops;
+    rig->ops = *rig->all_ops;
     if (part == SPIN_SCENE_NO_GATHER) {
         rig->ops.kv_gather = no_gather;
     }
@@ -102,7 +106,7 @@ static void selected(void *context, const struct spin_kv_batch *batch,
         .stride = mine->stride,
         .rows = mine->rows,
     };
-    const spin_status status = spin_put(&args, scene->config.rig->stream);
+    const spin_status status = scene->config.rig->put(&args, scene->config.rig->stream);
     if (scene->put_status == SPIN_OK) {
         scene->put_status = status;
     }
