@@ -163,19 +163,6 @@ static spin_status fake_swiglu(const struct spin_swiglu_args *args, struct spin_
     return spin_fake_submit_task(stream, run_swiglu, args, sizeof *args);
 }
 
-static spin_status run_draw(void *args, struct spin_stream *cpu)
-{
-    return spin_draw_ref(args, cpu);
-}
-
-static spin_status fake_draw(const struct spin_draw_args *args, struct spin_stream *stream)
-{
-    expect_matrix(stream, &args->logits);
-    spin_fake_expect_device(stream, args->rows);
-    spin_fake_expect_device(stream, args->out);
-    return spin_fake_submit_task(stream, run_draw, args, sizeof *args);
-}
-
 /* --- the KV manager's: the view, which is the host's, is copied, too --- */
 
 struct index_task {
@@ -381,7 +368,6 @@ const struct spin_ops spin_ops_fake = {
     .kv_resize =
         {[SPIN_KV_SLOT_LRU] = fake_resize_slot_lru, [SPIN_KV_BUCKETED] = fake_resize_bucketed},
     .kv_list = fake_kv_list,
-    .draw = fake_draw,
     .matmul_workspace_bytes = spin_matmul_workspace_bytes,
     .attention_workspace_bytes = spin_attention_workspace_bytes,
     .kv_select_workspace_bytes = spin_kv_select_workspace_bytes,
