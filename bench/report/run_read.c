@@ -220,6 +220,10 @@ static spin_status take_outcomes(struct place *place, const json_t *run,
 {
     const json_t *outcomes = json_object_get(run, "outcomes");
     const json_t *errors = json_object_get(run, "errors");
+    place->object = "errors";
+    if (!json_is_object(errors)) {
+        return wrong(place, "", "must be an object");
+    }
     for (uint32_t i = 0; i < SPIN_BENCH_OUTCOMES; i++) {
         const char *key = spin_bench_outcome_name((enum spin_bench_outcome)i);
         place->object = "outcomes";

@@ -2,6 +2,8 @@
  *
  *   report_probe run OUT.json < LINES       one run out of its events
  *   report_probe stats < LINES              "t P DF", "percentile P N VALUE...": a number each
+ *   report_probe copy IN.json OUT.json      read and written again
+ *   report_probe refuse FILE...             what the reader says of each
  *   report_probe compare|report ARGS...     the commands themselves */
 #include "bench/report/commands.h"
 #include "bench/report/run_file.h"
@@ -127,6 +129,28 @@ static int stats(void)
     return 0;
 }
 
+static int copy(const char *from, const char *to)
+{
+    struct spin_error err = {0};
+    struct spin_bench_runs list = {0};
+    const bool good = spin_bench_runs_read(from, &list, &err) == SPIN_OK &&
+                      spin_bench_runs_write(to, &list, &err) == SPIN_OK;
+    spin_bench_runs_deinit(&list);
+    return good ? 0 : fail(err.text);
+}
+
+static int refuse(int count, char **paths)
+{
+    for (int i = 0; i < count; i++) {
+        struct spin_error err = {0};
+        struct spin_bench_runs list = {0};
+        const spin_status status = spin_bench_runs_read(paths[i], &list, &err);
+        (void)printf("%s %s\n", status == SPIN_OK ? "OK" : spin_status_name(status), err.text);
+        spin_bench_runs_deinit(&list);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *command = argc > 1 ? argv[1] : "";
@@ -142,5 +166,11 @@ int main(int argc, char **argv)
     if (strcmp(command, "report") == 0) {
         return spin_bench_report_main(argc - 1, argv + 1);
     }
-    return fail("run OUT.json, stats, compare or report");
+    if (strcmp(command, "copy") == 0 && argc == 4) {
+        return copy(argv[2], argv[3]);
+    }
+    if (strcmp(command, "refuse") == 0) {
+        return refuse(argc - 2, argv + 2);
+    }
+    return fail("run OUT.json, stats, copy IN OUT, refuse FILE..., compare or report");
 }

@@ -310,3 +310,87 @@ def test_no_request_measured(tmp_path):
     assert "WARNING: nothing was measured" in text
     got, _ = compare(tmp_path, [path], [path])
     assert got["figures"] == []
+
+
+def documented():
+    """Keys of each table of docs/bench-schema.md by the heading above it."""
+    keys, heading = {}, None
+    with open(os.environ["SPIN_SCHEMA"], encoding="utf-8") as page:
+        for line in page:
+            if line.startswith("#"):
+                heading = line.strip("# `\n")
+            elif line.startswith("| `"):
+                keys.setdefault(heading, []).append(line.split("`")[1])
+    return keys
+
+
+def test_the_schema_names_every_key(run, tmp_path):
+    keys = documented()
+    got = run[3]
+    whole = json.loads(run[4].read_text())
+    assert keys["Files of runs"] == list(whole)
+    assert keys["A run"] == list(got)
+    for name in ("setup", "slo", "generator", "counts", "rates", "run", "outcomes", "timeline"):
+        assert keys[name] == list(got[name]), name
+    latencies = list(got["latencies"])
+    assert keys["latencies"] == latencies + list(got["latencies"]["ttft"])
+    compared, _ = compare(tmp_path, [run[4]], [run[4]])
+    assert keys["What compare writes"] == list(compared["figures"][0])
+    for error in got["errors"].values():
+        assert list(error) == ["count", "first"]
+
+
+def test_what_is_read_is_written_again(run, tmp_path):
+    """Through our own reader and writer: the same text, to the byte."""
+    probe("copy", run[4], tmp_path / "copy.json")
+    assert (tmp_path / "copy.json").read_bytes() == run[4].read_bytes()
+
+
+def mutations(value, path=()):
+    """Every place of a JSON value with what must not stand there."""
+    if isinstance(value, dict):
+        for key in value:
+            if path != ("errors",):
+                yield path + (key,), "missing"
+            yield from mutations(value[key], path + (key,))
+    elif isinstance(value, list):
+        yield path, "text"
+        if value:
+            yield from mutations(value[0], path + (0,))
+    else:
+        if value is not None:
+            yield path, "list"
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield path, "text"
+            yield path, "negative"
+        if isinstance(value, str) and path[:1] == ("setup",):
+            yield path, "number"
+            yield path, "long"
+
+
+def change(whole, path, how):
+    changed = json.loads(whole)
+    place = changed["runs"][0]
+    for key in path[:-1]:
+        place = place[key]
+    wrong = {"text": "words", "list": [], "negative": -1.5, "number": 7, "long": "x" * 5000}
+    if how == "missing":
+        del place[path[-1]]
+    else:
+        place[path[-1]] = wrong[how]
+    return json.dumps(changed)
+
+
+def test_a_file_with_one_thing_wrong_is_refused(run, tmp_path):
+    whole = run[4].read_text()
+    cases = list(mutations(json.loads(whole)["runs"][0]))
+    assert len(cases) > 250
+    paths = []
+    for number, (path, how) in enumerate(cases):
+        paths.append(tmp_path / f"{number}.json")
+        paths[-1].write_text(change(whole, path, how))
+    refused = probe("refuse", *paths).stdout.splitlines()
+    for (path, how), line in zip(cases, refused, strict=True):
+        assert line.startswith("CORRUPT "), (path, how, line)
+        named = path[1] if path[0] == "latencies" and len(path) > 1 else path[0]
+        assert f"runs[0].{named}." in line or path == ("latencies",), (path, how, line)
