@@ -7,8 +7,8 @@
  *            of the measured steps, and its ratios to the floors of floor.h with the bytes of the
  *            misses that were counted: `x` to the larger of HBM and PCIe time, `x_serial` to their
  *            sum. Sequences share frames of the host tier where it is short: `aliased`.
- * Parts      The steps of the first overlap without kv_gather, and without kv_select: what is missing
- *            from the time then is what they add to it.
+ * Parts      The steps of the first overlap without kv_gather, and without kv_select: what is
+ *            missing from the time then is what they add to it.
  * Ablation   As the paper's figure 14 (arXiv 2604.26837): base: nothing of the last step is found
  *            again; mandatory: slots for one step's pages, which the next finds there; buffering:
  *            the product's slots. With a share of choices that come back, as real text has.
