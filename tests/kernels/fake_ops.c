@@ -114,8 +114,6 @@ static spin_status fake_rope(const struct spin_rope_args *args, struct spin_stre
     spin_fake_expect_device(stream, args->table.cos_sin);
     spin_fake_expect_device(stream, args->norm.weight[0]);
     spin_fake_expect_device(stream, args->norm.weight[1]);
-    spin_fake_expect_device(stream, args->norm.weight[0]);
-    spin_fake_expect_device(stream, args->norm.weight[1]);
     return spin_fake_submit_task(stream, run_rope, args, sizeof *args);
 }
 

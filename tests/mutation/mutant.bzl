@@ -26,26 +26,27 @@ def _mutate(name, edits):
         copies.append(copy)
     return copies
 
-def spin_mutant_main(source):
+def spin_mutant_main(source, package = "//tests/kernels", deps = [
+    "//tests/kernels:kernel_test",
+    "//tests/kernels:kv_fixture",
+]):
     """A test program's own part, compiled once for all mutants that run it."""
     native.cc_library(
         name = source.replace(".c", "_main"),
         testonly = True,
-        srcs = ["//tests/kernels:" + source],
+        srcs = [package + ":" + source],
         copts = ["-DSPIN_DEBUG"],  # of the test alone: fewer operations
-        deps = [
+        deps = deps + [
             "//tests:spin_test",
-            "//tests/kernels:kernel_test",
-            "//tests/kernels:kv_fixture",
             "//third_party:cmocka",
         ],
         alwayslink = True,
     )
 
 def spin_mutant(name, edits, test, wanted = "red", only = [""]):
-    """Runs `test` of //tests/kernels with sources changed.
+    """Runs `test`, made by spin_mutant_main, with sources changed.
 
-    edits: label of a source in //kernels -> sed -E script. The copy's object stands in for the
+    edits: label of a source -> sed -E script. The copy's object stands in for the
     library's: the linker takes an archive's member only for what is still missing, so a copy has to
     define all that the original does.
     test: a *_test.c, or kv_oracle_test.py, which gets a kv_tool made of the copies.
