@@ -61,7 +61,8 @@ def decode_table(rows):
     return table("Decode step", {
         **PLACE, "overlap": choices, "hit": number("hit", 3), "slots": text("slots"), "ms": number("ms"),
         "floor ms": number("floor_ms"), "x": number("x"), "x serial": number("x_serial"),
-        "dense ms": number("dense_ms"), "speed-up": number("speedup"), "tokens/s": number("tokens_per_s", 0),
+        "dense ms": number("dense_ms"), "its floor": number("dense_floor_ms"), "speed-up": number("speedup"),
+        "tokens/s": number("tokens_per_s", 0),
         "frames": lambda row: "aliased" if row["aliased"] == "yes" else ""}, rows)
 
 

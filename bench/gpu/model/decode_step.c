@@ -223,6 +223,7 @@ struct row {
     double hit;        /* 0 to 1 */
     double pages;      /* of a row's list, mean over all rows and steps */
     double miss_bytes; /* of a step */
+    double dense_floor_ms;
 };
 
 static void check(struct bench *bench, bool ok, const char *what)
@@ -265,6 +266,10 @@ static void fill_row(const struct bench *bench, const struct spin_scene_config *
     row->bytes = spin_floor_step(model, &config->sparse, result->tokens, config->batch);
     row->bytes.misses = row->miss_bytes;
     row->floor = spin_floor_of(&row->bytes);
+    const struct spin_sparse_options dense = {.algorithm = &spin_sparse_dense};
+    const struct spin_floor_bytes all =
+        spin_floor_step(model, &dense, result->tokens, config->batch);
+    row->dense_floor_ms = spin_floor_of(&all).hbm_ms;
 }
 
 static void print_row(const struct bench *bench, const struct place *place,
@@ -296,7 +301,8 @@ static void print_row(const struct bench *bench, const struct place *place,
     if (dense_ms > 0) {
         printf(" dense_ms=%.4f speedup=%.3f", dense_ms, dense_ms / result->ms);
     }
-    printf(" tokens_per_s=%.1f\n", 1e3 * config->batch / result->ms);
+    printf(" dense_floor_ms=%.4f tokens_per_s=%.1f\n", row->dense_floor_ms,
+           1e3 * config->batch / result->ms);
     (void)fflush(stdout);
 }
 
