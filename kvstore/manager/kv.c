@@ -276,7 +276,7 @@ const struct spin_kv_budget *spin_kv_get_budget(const struct spin_kv *kv)
 
 void spin_kv_set_poison(struct spin_kv *kv, bool on)
 {
-    SPIN_ASSERT(spin_device_is_host(kv->stream));
-    SPIN_ASSERT_EQ(kv->view.frame_blocks, kv->blocks); /* frames are nobody's but the block's */
+    SPIN_ASSERT(!on || spin_device_is_host(kv->stream));
+    SPIN_ASSERT(!on || kv->view.frame_blocks == kv->blocks); /* a frame is its block's alone */
     kv->poison = on;
 }

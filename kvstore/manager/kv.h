@@ -219,8 +219,8 @@ struct spin_kv_seq_stats {
 void spin_kv_get_seq_stats(const struct spin_kv *kv, spin_kv_seq seq,
                            struct spin_kv_seq_stats *out);
 
-/* Tests, where device memory is the host's (asserted): slots that lose their page and blocks that
- * are given back become NaN, so that a stale read shows. */
+/* Tests, where device memory is the host's (asserted when it is to be on): slots that lose their
+ * page and blocks that are given back become NaN, so that a stale read shows. */
 void spin_kv_set_poison(struct spin_kv *kv, bool on);
 /* Tests, likewise: asserts every invariant of both planes, walking all tables; slow. A page in at
  * most one slot; slabs and blocks in one place; free + used = all; sealed slots equal their frames.
