@@ -30,10 +30,9 @@
  * q, k, v and of gate, up do where the caller puts them so, are one product: fewer, larger ones
  * leave fewer multiprocessors idle at their ends. A part's bits then follow from all of them. */
 #include "base/log.h"
+#include "kernels/cublaslt_cuda.cuh"
 #include "kernels/device_cuda.cuh"
 #include "kernels/matmul.h"
-
-#include <cublasLt.h>
 
 #include <stdlib.h>
 #include <string.h>
@@ -87,43 +86,45 @@ static cublasStatus_t set_preferences(cublasLtMatmulPreference_t preference)
     static const cublasLtMatmulPreferenceAttributes_t operands[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-    cublasStatus_t status = cublasLtMatmulPreferenceSetAttribute(
+    cublasStatus_t status = spin_cublaslt.MatmulPreferenceSetAttribute(
         preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
     if (status == CUBLAS_STATUS_SUCCESS) {
-        status = cublasLtMatmulPreferenceSetAttribute(
+        status = spin_cublaslt.MatmulPreferenceSetAttribute(
             preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof reductions);
     }
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(operands) && status == CUBLAS_STATUS_SUCCESS; i++) {
-        status = cublasLtMatmulPreferenceSetAttribute(preference, operands[i], &alignment,
-                                                      sizeof alignment);
+        status = spin_cublaslt.MatmulPreferenceSetAttribute(preference, operands[i], &alignment,
+                                                            sizeof alignment);
     }
     return status;
 }
 
 spin_status spin_cuda_matmul_create(struct spin_cuda_matmul **out, struct spin_error *err)
 {
+    SPIN_TRY(spin_cublaslt_find(err));
     struct spin_cuda_matmul *self = (struct spin_cuda_matmul *)calloc(1, sizeof *self);
     if (self == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "matmul plans: %zu bytes", sizeof *self);
     }
     const cublasOperation_t transposed = CUBLAS_OP_T;
-    cublasStatus_t status = cublasLtCreate(&self->lt);
+    cublasStatus_t status = spin_cublaslt.Create(&self->lt);
     if (status == CUBLAS_STATUS_SUCCESS) {
-        status = cublasLtMatmulDescCreate(&self->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+        status = spin_cublaslt.MatmulDescCreate(&self->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
-        status = cublasLtMatmulDescSetAttribute(self->product, CUBLASLT_MATMUL_DESC_TRANSA,
-                                                &transposed, sizeof transposed);
+        status = spin_cublaslt.MatmulDescSetAttribute(self->product, CUBLASLT_MATMUL_DESC_TRANSA,
+                                                      &transposed, sizeof transposed);
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
-        status = cublasLtMatmulPreferenceCreate(&self->preference);
+        status = spin_cublaslt.MatmulPreferenceCreate(&self->preference);
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
         status = set_preferences(self->preference);
     }
     if (status != CUBLAS_STATUS_SUCCESS) {
         spin_cuda_matmul_destroy(self);
-        return spin_fail(err, SPIN_ERR_UNSUPPORTED, "cuBLASLt: %s", cublasLtGetStatusName(status));
+        return spin_fail(err, SPIN_ERR_UNSUPPORTED, "cuBLASLt: %s",
+                         spin_cublaslt.GetStatusName(status));
     }
     *out = self;
     return SPIN_OK;
@@ -135,13 +136,13 @@ void spin_cuda_matmul_destroy(struct spin_cuda_matmul *matmul)
         return;
     }
     if (matmul->preference != NULL) {
-        (void)cublasLtMatmulPreferenceDestroy(matmul->preference);
+        (void)spin_cublaslt.MatmulPreferenceDestroy(matmul->preference);
     }
     if (matmul->product != NULL) {
-        (void)cublasLtMatmulDescDestroy(matmul->product);
+        (void)spin_cublaslt.MatmulDescDestroy(matmul->product);
     }
     if (matmul->lt != NULL) {
-        (void)cublasLtDestroy(matmul->lt);
+        (void)spin_cublaslt.Destroy(matmul->lt);
     }
     free(matmul);
 }
@@ -149,11 +150,13 @@ void spin_cuda_matmul_destroy(struct spin_cuda_matmul *matmul)
 static void describe(const struct shape *shape, struct layouts *layouts)
 {
     const cudaDataType_t type = CUDA_R_16BF;
-    cublasStatus_t w = cublasLtMatrixLayoutInit(&layouts->w, type, shape->k, shape->n, shape->k);
-    cublasStatus_t x =
-        cublasLtMatrixLayoutInit(&layouts->x, type, shape->k, shape->m, (int64_t)shape->x_stride);
-    cublasStatus_t y = cublasLtMatrixLayoutInit(&layouts->y, shape->y_type, shape->n, shape->m,
-                                                (int64_t)shape->y_stride);
+    const auto init = spin_cublaslt.MatrixLayoutInit_internal;
+    const cublasStatus_t w =
+        init(&layouts->w, sizeof layouts->w, type, shape->k, shape->n, shape->k);
+    const cublasStatus_t x =
+        init(&layouts->x, sizeof layouts->x, type, shape->k, shape->m, (int64_t)shape->x_stride);
+    const cublasStatus_t y = init(&layouts->y, sizeof layouts->y, shape->y_type, shape->n, shape->m,
+                                  (int64_t)shape->y_stride);
     SPIN_ASSERT(w == CUBLAS_STATUS_SUCCESS && x == CUBLAS_STATUS_SUCCESS &&
                 y == CUBLAS_STATUS_SUCCESS);
 }
@@ -173,8 +176,8 @@ static bool supports(const struct spin_cuda_matmul *self, const struct plan *pla
     struct layouts layouts = packed(plan, m);
     cublasLtMatmulHeuristicResult_t result;
     const cublasStatus_t status =
-        cublasLtMatmulAlgoCheck(self->lt, self->product, &layouts.w, &layouts.x, &layouts.y,
-                                &layouts.y, &plan->algo, &result);
+        spin_cublaslt.MatmulAlgoCheck(self->lt, self->product, &layouts.w, &layouts.x, &layouts.y,
+                                      &layouts.y, &plan->algo, &result);
     return status == CUBLAS_STATUS_SUCCESS && result.state == CUBLAS_STATUS_SUCCESS &&
            result.workspaceSize <= WORKSPACE_BYTES;
 }
@@ -195,7 +198,7 @@ static uint32_t attribute(const cublasLtMatmulAlgo_t *algo,
                           cublasLtMatmulAlgoConfigAttributes_t name)
 {
     uint32_t value = 0;
-    (void)cublasLtMatmulAlgoConfigGetAttribute(algo, name, &value, sizeof value, NULL);
+    (void)spin_cublaslt.MatmulAlgoConfigGetAttribute(algo, name, &value, sizeof value, NULL);
     return value;
 }
 
@@ -205,7 +208,7 @@ static bool search(const struct spin_cuda_matmul *self, struct plan *plan)
     cublasLtMatmulHeuristicResult_t candidates[CANDIDATES];
     struct layouts layouts = packed(plan, plan->last);
     int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+    const cublasStatus_t status = spin_cublaslt.MatmulAlgoGetHeuristic(
         self->lt, self->product, &layouts.w, &layouts.x, &layouts.y, &layouts.y, self->preference,
         CANDIDATES, candidates, &found);
     for (int i = 0; status == CUBLAS_STATUS_SUCCESS && i < found; i++) {
@@ -380,13 +383,13 @@ static spin_status multiply(const struct spin_matmul_args *args,
     describe(&shape, &layouts);
     const float one = 1;
     const float add = part->accumulate || part->bias != NULL ? 1 : 0;
-    const cublasStatus_t status =
-        cublasLtMatmul(self->lt, self->product, &one, part->weight.data, &layouts.w, args->x.data,
-                       &layouts.x, &add, part->y.data, &layouts.y, part->y.data, &layouts.y,
-                       &plan->algo, args->workspace, (size_t)WORKSPACE_BYTES, cuda);
+    const cublasStatus_t status = spin_cublaslt.Matmul(
+        self->lt, self->product, &one, part->weight.data, &layouts.w, args->x.data, &layouts.x,
+        &add, part->y.data, &layouts.y, part->y.data, &layouts.y, &plan->algo, args->workspace,
+        (size_t)WORKSPACE_BYTES, cuda);
     if (status != CUBLAS_STATUS_SUCCESS) {
         SPIN_ERROR("device lost: op=matmul m=%u n=%u k=%u why=%s", shape.m, shape.n, shape.k,
-                   cublasLtGetStatusName(status));
+                   spin_cublaslt.GetStatusName(status));
         return SPIN_ERR_DEVICE_LOST;
     }
     return spin_cuda_launched("matmul");

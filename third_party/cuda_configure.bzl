@@ -22,14 +22,21 @@ cc_library(
     ],
 )
 
+# For who looks the library up while it runs: where it is.
+cc_library(
+    name = "cublaslt_headers",
+    linkopts = ["-Wl,-rpath,{lib}"],
+    deps = [":cuda"],
+)
+
+# For who is linked with it.
 cc_library(
     name = "cublaslt",
     linkopts = [
         "-L{lib}",
-        "-Wl,-rpath,{lib}",
         "-lcublasLt",
     ],
-    deps = [":cuda"],
+    deps = [":cublaslt_headers"],
 )
 """
 
@@ -41,6 +48,8 @@ exports_files(["defs.bzl"])
 cc_library(name = "cuda")
 
 cc_library(name = "cublaslt")
+
+cc_library(name = "cublaslt_headers")
 """
 
 def _find_nvcc(repository):
@@ -68,5 +77,5 @@ local_cuda = repository_rule(
     implementation = _local_cuda_impl,
     environ = ["SPIN_CUDA"],
     local = True,
-    doc = "@local_cuda: CUDA_AVAILABLE and NVCC in defs.bzl, :cuda and :cublaslt to link.",
+    doc = "@local_cuda: CUDA_AVAILABLE and NVCC in defs.bzl; :cuda and :cublaslt to link.",
 )

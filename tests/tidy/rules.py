@@ -146,7 +146,7 @@ ALLOCATING_FILES = {
     "model/": "loads at start and is read-only afterwards; requests bring their arenas",
     "proto/rpc_call.c": "one object per call, freed by its last reference",
     "tests/": "test programs",
-    "worker/engine/engine_config.c": "reads the memory limit at start; a test keeps the step free of malloc",
+    "worker/engine/engine_tiers.c": "reads the memory limit at start; a test keeps the step free of malloc",
 }
 FUNCTION = re.compile(r"^[A-Za-z_][\w \t*(),\[\]\n]*?\b(\w+)\s*\([^;{}]*\)\s*\n\{", re.MULTILINE)
 
