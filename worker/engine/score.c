@@ -75,7 +75,9 @@ static spin_status create_kv(struct spin_scorer *scorer, struct spin_error *err)
     kv.host_bytes = spin_kv_blocks_for(config->tokens_max) * spin_block_bytes(&kv.layout);
     kv.hbm_bytes = config->kv_hbm_bytes != 0 ? config->kv_hbm_bytes : resident_bytes(&kv);
     SPIN_TRY(spin_kv_create(&kv, scorer->stream, &scorer->kv, err));
-    spin_kv_set_poison(scorer->kv, config->kv_poison);
+    if (config->kv_poison) {
+        spin_kv_set_poison(scorer->kv, true);
+    }
     return SPIN_OK;
 }
 
