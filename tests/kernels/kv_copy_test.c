@@ -87,7 +87,8 @@ static void destroy(struct tiers *tiers)
 static uint64_t frame_at(const struct tiers *tiers, uint32_t row, uint32_t page)
 {
     const uint32_t token = page * tiers->view.page_tokens;
-    const uint64_t block = tiers->blocks[tiers->sequence[row / HEADS] * BLOCKS_MAX + token / 128];
+    const uint64_t number = tiers->blocks[tiers->sequence[row / HEADS] * BLOCKS_MAX + token / 128];
+    const uint64_t block = number % tiers->view.frame_blocks;
     return (((block * LAYERS + LAYER) * HEADS + row % HEADS) * 128 + token % 128) * TOKEN_BYTES;
 }
 
@@ -128,6 +129,7 @@ static void check_gather(const struct spin_ops *ops, uint32_t page_tokens, uint3
     struct tiers tiers;
     make(&tiers, page_tokens, &rng);
     make_misses(&tiers, limit, &rng);
+    tiers.view.frame_blocks = limit == 2 ? 5 : BLOCKS; /* blocks may share frames */
     uint8_t *pool = copy_of(&tiers.pool);
     uint8_t *host = copy_of(&tiers.host);
     const uint64_t page_bytes = (uint64_t)page_tokens * TOKEN_BYTES;

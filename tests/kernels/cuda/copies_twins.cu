@@ -233,6 +233,10 @@ static void check_copy(struct spin_twins *twins, const struct copy_config *confi
     copy.ref.view.host = (uint8_t *)malloc(copy.host_bytes);
     SPIN_ASSERT(copy.ref.view.host != NULL);
     for (uint32_t gather = 0; gather < 2; gather++) {
+        /* Blocks may share frames; what is written to those is anybody's. */
+        const uint32_t frame_blocks = (config->batch * BLOCKS_MAX + gather) / (gather + 1);
+        copy.ref.view.frame_blocks = frame_blocks;
+        copy.gpu.view.frame_blocks = frame_blocks;
         fill_lists(&copy);
         fill(copy.ref.view.pool,
              (uint64_t)config->batch * config->kv_heads * config->stride *
