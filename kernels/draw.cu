@@ -29,6 +29,7 @@ constexpr uint32_t THREADS = 512;
 constexpr uint32_t WARPS = THREADS / 32;
 constexpr uint32_t UNIT = 4; /* values of a copy */
 constexpr uint32_t KEY_DIGITS = 4;
+constexpr uint32_t BATCH = 4;  /* values that a thread works at, side by side */
 constexpr uint32_t NO_KEY = 0; /* smaller than that of every number */
 
 struct job {
@@ -78,6 +79,8 @@ struct view {
     uint32_t levels;
     float largest;
     double scale;
+    float least; /* no value outside of these has the digit that is looked at, or any weight */
+    float most;
 };
 
 __device__ inline bool is_finite(float value)
@@ -88,6 +91,43 @@ __device__ inline bool is_finite(float value)
 __device__ inline double log2_of(const struct view &view, float value)
 {
     return spin_draw_log2(value, view.largest, view.scale);
+}
+
+/* What has a t of [low, high] lies within least to most, whatever is rounded on the way. */
+__device__ inline void set_range(struct view *view, double low, double high)
+{
+    view->least = __double2float_rd((double)view->largest + low / view->scale);
+    view->most = __double2float_ru((double)view->largest + high / view->scale);
+}
+
+__device__ inline void set_scale(struct view *view, uint32_t key, double scale)
+{
+    view->largest = spin_draw_key_value(key);
+    view->scale = scale;
+    set_range(view, SPIN_DRAW_LOG2_MIN - 0.01, 0.01);
+}
+
+__device__ inline bool is_in_range(const struct view &view, float value)
+{
+    return value >= view.least && value <= view.most;
+}
+
+/* The thread's values, BATCH at a time from i on, 32 apart; -inf where there is none. Batches with
+ * none in range are left out. */
+template <typename F> __device__ inline void for_batches(const struct view &view, F f)
+{
+    for (uint32_t i = view.first; i < view.last; i += 32 * BATCH) {
+        float values[BATCH];
+        bool any = false;
+#pragma unroll
+        for (uint32_t j = 0; j < BATCH; j++) {
+            values[j] = i + 32 * j < view.last ? view.values[i + 32 * j] : -INFINITY;
+            any = any || is_in_range(view, values[j]);
+        }
+        if (any) {
+            f(i, values);
+        }
+    }
 }
 
 struct add {
@@ -224,40 +264,63 @@ __device__ inline void mask(const struct spin_draw_row &row, const struct view &
  * finite is no candidate from here on, or with `all` NaN and +inf have the largest key of all. */
 __device__ inline uint64_t find_largest(struct view *view, bool all)
 {
-    uint64_t best = 0;
+    float best = -INFINITY;
+    uint32_t at = 0;
+    bool is_broken = false;
+#pragma unroll 4
     for (uint32_t i = view->first; i < view->last; i += 32) {
         const float value = view->values[i];
-        uint32_t key = spin_draw_key(value);
         if (!is_finite(value)) {
-            key = all && !(value < 0) ? UINT32_MAX : NO_KEY;
+            is_broken = is_broken || !(value < 0);
             if (!all) {
                 view->values[i] = -INFINITY;
             }
+        } else if (value > best) {
+            best = value;
+            at = i;
         }
-        const uint64_t found = (uint64_t)key << 32 | ~(view->begin + i);
-        best = key != NO_KEY ? max(best, found) : best;
     }
-    return of_cluster(view, best, larger());
+    const uint32_t key = all && is_broken    ? UINT32_MAX
+                         : best == -INFINITY ? NO_KEY
+                                             : spin_draw_key(best);
+    const uint64_t found = (uint64_t)key << 32 | ~(view->begin + at);
+    return of_cluster(view, key == NO_KEY ? 0 : found, larger());
 }
 
-/* Of the weights that are at least `least`; with least > 0 the others are no candidates from here
- * on. */
+/* Of the weights that are at least `least`; the others are no candidates from here on, where they
+ * have a weight at all. */
 __device__ inline uint64_t sum_weights(struct view *view, uint64_t least)
 {
     uint64_t sum = 0;
-#pragma unroll 4
-    for (uint32_t i = view->first; i < view->last; i += 32) {
-        const uint64_t weight = spin_draw_weight(log2_of(*view, view->values[i]));
-        if (weight < least) {
-            view->values[i] = -INFINITY;
-        } else {
-            sum += weight;
+    for_batches(*view, [&](uint32_t i, const float(&values)[BATCH]) {
+        uint64_t weights[BATCH];
+#pragma unroll
+        for (uint32_t j = 0; j < BATCH; j++) {
+            weights[j] = spin_draw_weight(log2_of(*view, values[j]));
         }
-    }
+#pragma unroll
+        for (uint32_t j = 0; j < BATCH; j++) {
+            if (weights[j] >= least) {
+                sum += weights[j];
+            } else if (weights[j] > 0) {
+                view->values[i + 32 * j] = -INFINITY;
+            }
+        }
+    });
     return of_cluster(view, sum, add());
 }
 
 /* --- Cuts */
+
+__device__ inline void add_one(struct histogram *histogram, uint32_t digit, uint64_t weight)
+{
+    atomicAdd(&histogram->count[digit], 1u);
+    if (weight > 0) {
+        const uint32_t low = (uint32_t)weight;
+        const uint32_t before = atomicAdd(&histogram->low[digit], low);
+        atomicAdd(&histogram->high[digit], (uint32_t)(weight >> 32) + (before > ~low));
+    }
+}
 
 /* Counts what begins as found so far: level 0 by the distance, others by a digit of the key. */
 __device__ inline void count_digits(const struct view &view, const struct descent &descent,
@@ -265,25 +328,25 @@ __device__ inline void count_digits(const struct view &view, const struct descen
 {
     struct histogram *histogram = &view.shared->histograms[view.levels % 2];
     const uint32_t shift = 8 * (KEY_DIGITS - level);
-    for (uint32_t i = view.first; i < view.last; i += 32) {
-        const float value = view.values[i];
-        const uint32_t key = spin_draw_key(value);
-        if (level > 1 && (key ^ descent.key) >> (shift + 8) != 0) {
-            continue;
+    for_batches(view, [&](uint32_t i, const float(&values)[BATCH]) {
+        (void)i;
+        double t[BATCH];
+        uint64_t weights[BATCH];
+#pragma unroll
+        for (uint32_t j = 0; j < BATCH; j++) {
+            t[j] = log2_of(view, values[j]);
+            weights[j] = by_count ? 0 : spin_draw_weight(t[j]);
         }
-        const double t = log2_of(view, value);
-        if (!(t > SPIN_DRAW_LOG2_MIN) || (level > 0 && spin_draw_digit(t) != descent.first)) {
-            continue;
+#pragma unroll
+        for (uint32_t j = 0; j < BATCH; j++) {
+            const uint32_t key = spin_draw_key(values[j]);
+            const uint32_t first = spin_draw_digit(t[j]);
+            const bool begins_so = level <= 1 || (key ^ descent.key) >> (shift + 8) == 0;
+            if (t[j] > SPIN_DRAW_LOG2_MIN && begins_so && (level == 0 || first == descent.first)) {
+                add_one(histogram, level == 0 ? first : key >> shift & 255, weights[j]);
+            }
         }
-        const uint32_t digit = level == 0 ? spin_draw_digit(t) : key >> shift & 255;
-        atomicAdd(&histogram->count[digit], 1u);
-        if (!by_count) {
-            const uint64_t weight = spin_draw_weight(t);
-            const uint32_t low = (uint32_t)weight;
-            const uint32_t before = atomicAdd(&histogram->low[digit], low);
-            atomicAdd(&histogram->high[digit], (uint32_t)(weight >> 32) + (before > ~low));
-        }
-    }
+    });
 }
 
 /* The digit of all blocks' histograms where the running sum, from the largest on, reaches the
@@ -347,6 +410,7 @@ __device__ inline void drop_below(const struct view &view, const struct descent 
     }
     const uint32_t here = histogram->count[digit];
     const uint32_t stay = (uint32_t)min((uint64_t)here, ties - min(ties, lower));
+#pragma unroll 4
     for (uint32_t i = view.first; i < view.last; i += 32) {
         const uint32_t key = spin_draw_key(view.values[i]);
         if (key < descent.key || (key == descent.key && stay == 0)) {
@@ -376,7 +440,12 @@ __device__ inline void cut(struct view *view, uint64_t target, bool by_count)
         count_digits(*view, descent, level, by_count);
         cg::this_cluster().sync();
         find_digit(view, &descent, level, by_count);
+        if (level == 0) { /* a little more than the quarter: its ends are rounded */
+            const double quarters = (double)descent.first - (SPIN_DRAW_DIGITS - 1);
+            set_range(view, (quarters - 0.51) / 4, (quarters + 0.51) / 4);
+        }
     }
+    set_range(view, SPIN_DRAW_LOG2_MIN - 0.01, 0.01);
     const uint64_t rest = descent.target - descent.above;
     const float value = spin_draw_key_value(descent.key);
     const uint64_t each = by_count ? 1 : spin_draw_weight(log2_of(*view, value));
@@ -442,8 +511,7 @@ __device__ inline void draw_one(const struct job &job, struct view *view,
         }
         return;
     }
-    view->largest = spin_draw_key_value((uint32_t)(best >> 32));
-    view->scale = SPIN_DRAW_LOG2_E / (double)row.temperature;
+    set_scale(view, (uint32_t)(best >> 32), SPIN_DRAW_LOG2_E / (double)row.temperature);
     if (row.top_k != 0 && row.top_k < job.vocab) {
         cut(view, row.top_k, true);
     }
@@ -461,8 +529,7 @@ __device__ inline double sum_row(struct view *view)
     if (key == NO_KEY || key == UINT32_MAX) {
         return NAN;
     }
-    view->largest = spin_draw_key_value(key);
-    view->scale = SPIN_DRAW_LOG2_E;
+    set_scale(view, key, SPIN_DRAW_LOG2_E);
     const uint64_t sum = sum_weights(view, 0);
     return (double)view->largest + log((double)sum / (double)SPIN_DRAW_ONE);
 }

@@ -46,19 +46,16 @@ SPIN_INLINE double spin_draw_log2(float logit, float largest, double scale)
 #define SPIN_DRAW_ROUND_WHOLE 6755399441055744.0    /* 3 * 2^51 */
 #define SPIN_DRAW_ROUND_QUARTERS 1688849860263936.0 /* 3 * 2^49 */
 
-SPIN_INLINE int32_t spin_draw_low_bits(double value)
+SPIN_INLINE uint32_t spin_draw_low_bits(double value)
 {
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
-    return (int32_t)(uint32_t)bits;
+    return (uint32_t)bits;
 }
 
-/* In units of 2^-43 of the largest. */
+/* In units of 2^-43 of the largest. Without a branch before the end: threads work at several. */
 SPIN_INLINE uint64_t spin_draw_weight(double t)
 {
-    if (!(t > SPIN_DRAW_LOG2_MIN)) {
-        return 0;
-    }
     const double rounded = SPIN_DRAW_ADD(t, SPIN_DRAW_ROUND_WHOLE);
     const double f = SPIN_DRAW_ADD(t, -SPIN_DRAW_ADD(rounded, -SPIN_DRAW_ROUND_WHOLE));
     double p = 4.4455382718708116e-10; /* ln(2)^11 / 11! and so on, to 1 */
@@ -73,13 +70,13 @@ SPIN_INLINE uint64_t spin_draw_weight(double t)
     p = SPIN_DRAW_FUSED(p, f, 0.24022650695910072);
     p = SPIN_DRAW_FUSED(p, f, 0.6931471805599453);
     p = SPIN_DRAW_FUSED(p, f, 1.0);
-    const uint64_t power_bits = (uint64_t)(1023 + 43 + spin_draw_low_bits(rounded)) << 52;
+    const uint64_t power_bits = (uint64_t)(1023u + 43u + spin_draw_low_bits(rounded)) << 52;
     double power; /* 2^(n + 43) */
     memcpy(&power, &power_bits, sizeof power);
     const double whole = SPIN_DRAW_FUSED(p, power, 4503599627370496.0); /* 2^52: no room below 1 */
     uint64_t bits;
     memcpy(&bits, &whole, sizeof bits);
-    return bits & ((UINT64_C(1) << 52) - 1);
+    return t > SPIN_DRAW_LOG2_MIN ? bits & ((UINT64_C(1) << 52) - 1) : 0;
 }
 
 /* The first digit of a candidate, t > SPIN_DRAW_LOG2_MIN: quarters of t below the last digit. It
@@ -87,7 +84,7 @@ SPIN_INLINE uint64_t spin_draw_weight(double t)
 SPIN_INLINE uint32_t spin_draw_digit(double t)
 {
     const double rounded = SPIN_DRAW_ADD(t, SPIN_DRAW_ROUND_QUARTERS);
-    return (uint32_t)((int32_t)SPIN_DRAW_DIGITS - 1 + spin_draw_low_bits(rounded));
+    return SPIN_DRAW_DIGITS - 1 + spin_draw_low_bits(rounded);
 }
 
 /* Ascending keys are ascending floats; -0 and 0 are one key. */
