@@ -1,11 +1,15 @@
 /* Method: logits by prefill, by prefill in other chunks and by decode steps are the same bits, on
- * both tables; and the two tables agree as closely as their headers say. */
+ * both tables; and the two tables agree as closely as their headers say. A device that is not the
+ * host has the host's bits, replayed steps and verify mode included. */
 #include "worker/engine/score.h"
 
 #include "base/rng.h"
+#include "model/weights/place.h"
+#include "tests/kernels/fake_device.h"
 #include "tests/spin_test.h"
 
 #define TOKENS 150u
+#define DEVICE_BYTES (UINT64_C(64) << 20)
 
 static const char *const models[] = {"random:tiny", "random:tiny-qwen2", "random:tiny-qwen3"};
 
@@ -129,6 +133,61 @@ static void test_fast_is_close_to_reference(void **state)
     }
 }
 
+/* The weights where the stream's operations read them, the same BF16 on any stream. */
+static struct logits score_on(struct spin_stream *stream, const struct spin_ops *ops,
+                              const struct spin_sparse_options *sparse, const int32_t *tokens)
+{
+    struct spin_error err;
+    struct spin_model *model = NULL;
+    struct spin_model *placed = NULL;
+    struct spin_scorer *scorer = NULL;
+    SPIN_EXPECT_OK(spin_model_open(models[2], &model, &err), &err);
+    SPIN_EXPECT_OK(spin_model_place(model, stream, &placed, &err), &err);
+    struct spin_scorer_config config = spin_scorer_config_default(placed);
+    config.ops = ops;
+    config.stream = stream;
+    config.tokens_max = TOKENS;
+    config.chunk_tokens = 32;
+    config.super_chunk_tokens = 64;
+    config.sparse = *sparse;
+    SPIN_EXPECT_OK(spin_scorer_create(&config, placed, &scorer, &err), &err);
+    const struct logits logits = score(placed, scorer, tokens, TOKENS / 2);
+    struct spin_forward_graph_stats graphs;
+    spin_scorer_get_graph_stats(scorer, &graphs);
+    assert_int_equal(graphs.replayed > 0, spin_stream_records(stream));
+    spin_scorer_destroy(scorer);
+    spin_model_close(placed);
+    spin_model_close(model);
+    spin_stream_destroy(stream);
+    return logits;
+}
+
+/* The same bits as on the host, and on the device whatever is chosen when all is chosen. */
+static void test_device_equals_host(void **state)
+{
+    (void)state;
+    struct spin_error err;
+    int32_t tokens[TOKENS];
+    for (uint32_t i = 0; i < TOKENS; i++) {
+        tokens[i] = (int32_t)(i * 7 % 512);
+    }
+    const struct spin_sparse_options options[] = {
+        {.algorithm = &spin_sparse_dense},
+        {.algorithm = &spin_sparse_quest, .min_context = 1, .verify = true},
+        {.algorithm = &spin_sparse_shadowkv, .min_context = 1, .verify = true}};
+    struct spin_stream *cpu = NULL;
+    SPIN_EXPECT_OK(spin_stream_create_cpu(1, &cpu, &err), &err);
+    struct logits host = score_on(cpu, &spin_ops_ref, &options[0], tokens);
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(options); i++) {
+        struct logits device =
+            score_on(spin_fake_stream_create(DEVICE_BYTES), &spin_ops_fake, &options[i], tokens);
+        assert_memory_equal(host.values, device.values,
+                            (uint64_t)TOKENS * host.vocab * sizeof(float));
+        free(device.values);
+    }
+    free(host.values);
+}
+
 static void test_limits(void **state)
 {
     (void)state;
@@ -161,6 +220,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prefill_equals_decode),
         cmocka_unit_test(test_fast_is_close_to_reference),
+        cmocka_unit_test(test_device_equals_host),
         cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
