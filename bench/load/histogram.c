@@ -4,8 +4,13 @@
 
 #include <math.h>
 
-#define EXACT_NS (2u * SPIN_HISTOGRAM_OCTAVE) /* below: a bucket for each value */
+#define EXACT_NS 256u /* two octaves; below: a bucket for each value */
 #define OCTAVE_BITS 7
+
+_Static_assert(EXACT_NS == 2 * SPIN_HISTOGRAM_OCTAVE, "the first octave of two buckets a value");
+_Static_assert(SPIN_HISTOGRAM_OCTAVE == 1 << OCTAVE_BITS, "an octave is told by its bits");
+_Static_assert(SPIN_HISTOGRAM_BUCKETS == SPIN_HISTOGRAM_OCTAVE * (44 - 8 + 2),
+               "an octave for each power of two from 2^8 to 2^43, and two before");
 
 uint32_t spin_histogram_bucket(uint64_t value_ns)
 {

@@ -17,7 +17,7 @@ SPIN_BEGIN_DECLS
 #define SPIN_HISTOGRAM_OCTAVE 128u /* buckets of one: 1/256 is below the promised 0.5 % */
 #define SPIN_HISTOGRAM_MAX_NS ((UINT64_C(1) << 44) - 1)
 /* The first two octaves' worth of values are exact; then one octave for each power of two. */
-#define SPIN_HISTOGRAM_BUCKETS (SPIN_HISTOGRAM_OCTAVE * (44 - 8 + 2))
+#define SPIN_HISTOGRAM_BUCKETS 4864u /* SPIN_HISTOGRAM_OCTAVE * (44 - 8 + 2) */
 
 struct spin_histogram {
     uint64_t buckets[SPIN_HISTOGRAM_BUCKETS];

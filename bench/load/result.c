@@ -111,7 +111,8 @@ spin_status spin_bench_result_add(struct spin_bench_result *result,
 static void fold_timeline(struct spin_bench_timeline *timeline)
 {
     for (uint32_t i = 0; i < SPIN_BENCH_TIMELINE_POINTS / 2; i++) {
-        timeline->tokens[i] = timeline->tokens[2 * i] + timeline->tokens[2 * i + 1];
+        timeline->tokens[i] =
+            timeline->tokens[UINT64_C(2) * i] + timeline->tokens[UINT64_C(2) * i + 1];
     }
     memset(&timeline->tokens[SPIN_BENCH_TIMELINE_POINTS / 2], 0,
            sizeof timeline->tokens - sizeof timeline->tokens / 2);

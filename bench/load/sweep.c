@@ -9,8 +9,7 @@ static const char *const end_texts[] = {
     [SPIN_SWEEP_FOUND] = "found",
     [SPIN_SWEEP_AT_MAX] = "the highest rate that was allowed holds: the limit lies above it",
     [SPIN_SWEEP_AT_MIN] = "the lowest rate that was allowed fails",
-    [SPIN_SWEEP_TOO_SLOW] = "the generator was the bottleneck at a higher rate: the server's "
-                            "limit may lie above",
+    [SPIN_SWEEP_TOO_SLOW] = "the generator was the bottleneck at a higher rate: there may be more",
     [SPIN_SWEEP_TIRED] = "as many rates were tried as were allowed",
 };
 

@@ -117,8 +117,8 @@ static bool all_same(const struct spin_bench_field *field, const struct spin_ben
 }
 
 /* Repeated runs may each have a seed of their own; then the other side must have the same ones. */
-static bool same_values(const struct spin_bench_field *field, const struct spin_bench_runs *list,
-                        const struct spin_bench_runs *other)
+static bool has_values(const struct spin_bench_field *field, const struct spin_bench_runs *list,
+                       const struct spin_bench_runs *other)
 {
     for (uint32_t i = 0; i < list->count; i++) {
         bool found = false;
@@ -132,6 +132,13 @@ static bool same_values(const struct spin_bench_field *field, const struct spin_
     return true;
 }
 
+static bool same_seeds(const struct spin_bench_field *field, const struct spin_bench_runs *base,
+                       const struct spin_bench_runs *other)
+{
+    /* NOLINTNEXTLINE(readability-suspicious-call-argument): both ways round */
+    return has_values(field, base, other) && has_values(field, other, base);
+}
+
 static void find_unlike(const struct spin_bench_runs *base, const struct spin_bench_runs *other,
                         struct spin_bench_comparison *out)
 {
@@ -140,7 +147,7 @@ static void find_unlike(const struct spin_bench_runs *base, const struct spin_be
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(asked); i++) {
         const struct spin_bench_field *field = find_setup_field(asked[i]);
         const bool seeds = strcmp(asked[i], "seed") == 0;
-        if (seeds ? same_values(field, base, other) && same_values(field, other, base)
+        if (seeds ? same_seeds(field, base, other)
                   : all_same(field, first, base) && all_same(field, first, other)) {
             continue;
         }

@@ -13,7 +13,7 @@ spin_status spin_bench_runs_append(struct spin_bench_runs *list, struct spin_ben
         goto fail;
     }
     struct spin_bench_summary **items =
-        realloc(list->items, (list->count + UINT64_C(1)) * sizeof *items);
+        realloc(list->items, (list->count + UINT64_C(1)) * sizeof(void *));
     if (items == NULL) {
         status = spin_fail(err, SPIN_ERR_NO_MEMORY, "a list of %u runs", list->count + 1);
         goto fail;

@@ -185,7 +185,7 @@ static void test_metrics_over_limits(void **state)
 {
     (void)state;
     struct spin_bench_result *result = make_result();
-    char *page = malloc(64 * (SPIN_BENCH_METRICS_MAX + 10));
+    char *page = malloc(UINT64_C(64) * (SPIN_BENCH_METRICS_MAX + 10));
     assert_non_null(page);
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < SPIN_BENCH_METRICS_MAX + 10; i++) {
