@@ -107,7 +107,8 @@ find_programs() {
         if [[ -f .gpu/shadowkv.trace ]]; then
             trace=.gpu/shadowkv.trace
         fi
-        export LD_LIBRARY_PATH="$PWD/.gpu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+        libraries="$PWD/.gpu:$(dirname "$nvcc")/../lib64"
+        export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     elif command -v bazel >/dev/null; then
         bazel build --noshow_progress --ui_event_filters=-info //tests/kernels/cuda:twins \
             //bench/gpu/model:all >&2

@@ -287,10 +287,10 @@ static void print_row(const struct bench *bench, const struct place *place,
     printf("%s\n", aliased ? "  aliased" : "");
     print_result_place(bench, "decode", place);
     printf(" choices=%s overlap=%.0f returns=%.0f slots=%.1f ms=%.4f ms_p10=%.4f ms_p90=%.4f "
-           "ms_mean=%.4f",
+           "ms_mean=%.4f submit_ms=%.4f end_ms=%.4f",
            row->run.trace != NULL ? "trace" : "drift", 100 * row->run.overlap,
            100 * row->run.returns, config->slots_factor, result->ms, result->ms_p10, result->ms_p90,
-           result->ms_mean);
+           result->ms_mean, result->submit_ms, result->end_ms);
     printf(" floor_ms=%.4f floor_serial_ms=%.4f hbm_ms=%.4f pcie_ms=%.4f x=%.3f x_serial=%.3f",
            row->floor.overlapped_ms, row->floor.serial_ms, row->floor.hbm_ms, row->floor.pcie_ms,
            result->ms / row->floor.overlapped_ms, result->ms / row->floor.serial_ms);

@@ -374,9 +374,16 @@ static spin_status make_forward(struct spin_scene *scene, enum spin_scene_part w
     return spin_forward_create(&config, &scene->forward, err);
 }
 
-/* One step of everybody, logits included. */
-static spin_status step(struct spin_scene *scene, const float **logits)
+/* Times of the measured steps. */
+enum { WHOLE, SUBMIT, END, TIMES };
+struct times {
+    double *ms[TIMES]; /* [steps] each */
+};
+
+/* One step of everybody, logits included; its times go to ms. */
+static spin_status step(struct spin_scene *scene, const float **logits, double ms[TIMES])
 {
+    const double begun_ms = spin_rig_now_ms();
     const struct spin_scene_config *config = &scene->config;
     for (uint32_t i = 0; i < config->batch; i++) {
         scene->steps[i].position = scene->position;
@@ -385,9 +392,15 @@ static spin_status step(struct spin_scene *scene, const float **logits)
     SPIN_TRY(spin_forward_decode(scene->forward, scene->steps, config->batch, &hidden));
     SPIN_TRY(scene->put_status);
     SPIN_TRY(spin_forward_logits(scene->forward, hidden, config->batch, logits));
+    const double submitted_ms = spin_rig_now_ms();
     SPIN_TRY(spin_rig_sync(config->rig));
+    const double done_ms = spin_rig_now_ms();
     SPIN_TRY(spin_forward_decode_end(scene->forward));
     scene->position++;
+    const double ended_ms = spin_rig_now_ms();
+    ms[WHOLE] = ended_ms - begun_ms;
+    ms[SUBMIT] = submitted_ms - begun_ms;
+    ms[END] = ended_ms - done_ms;
     return SPIN_OK;
 }
 
@@ -433,7 +446,7 @@ static void fill_counts(const struct spin_scene *scene, const struct counts *bef
 }
 
 static spin_status run_steps(struct spin_scene *scene, const struct spin_scene_run *run,
-                             double *samples, struct spin_scene_result *out)
+                             const struct times *times, struct spin_scene_result *out)
 {
     struct counts before = count(scene);
     const float *logits = NULL;
@@ -443,10 +456,10 @@ static spin_status run_steps(struct spin_scene *scene, const struct spin_scene_r
             out->tokens = scene->position + run->steps / 2;
         }
         SPIN_TRY(choose(scene));
-        const double begun_ms = spin_rig_now_ms();
-        SPIN_TRY(step(scene, &logits));
-        if (i >= run->warm) {
-            samples[i - run->warm] = spin_rig_now_ms() - begun_ms;
+        double ms[TIMES];
+        SPIN_TRY(step(scene, &logits, ms));
+        for (uint32_t t = 0; t < TIMES && i >= run->warm; t++) {
+            times->ms[t][i - run->warm] = ms[t];
         }
     }
     fill_counts(scene, &before, out);
@@ -463,16 +476,22 @@ spin_status spin_scene_measure(struct spin_scene *scene, const struct spin_scene
     }
     SPIN_TRY(make_choices(scene, run, err));
     SPIN_TRY(make_forward(scene, run->without, err));
-    double *samples = calloc(run->steps, sizeof *samples);
+    double *samples = calloc((uint64_t)run->steps * TIMES, sizeof *samples);
     if (samples == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "times of %u steps", run->steps);
     }
-    const spin_status status = run_steps(scene, run, samples, out);
+    struct times times;
+    for (uint32_t t = 0; t < TIMES; t++) {
+        times.ms[t] = samples + (uint64_t)t * run->steps;
+    }
+    const spin_status status = run_steps(scene, run, &times, out);
     if (status == SPIN_OK) {
-        out->ms = spin_quantile(samples, run->steps, 0.5);
-        out->ms_p10 = spin_quantile(samples, run->steps, 0.1);
-        out->ms_p90 = spin_quantile(samples, run->steps, 0.9);
-        out->ms_mean = spin_mean(samples, run->steps);
+        out->ms_mean = spin_mean(times.ms[WHOLE], run->steps);
+        out->ms = spin_quantile(times.ms[WHOLE], run->steps, 0.5);
+        out->ms_p10 = spin_quantile(times.ms[WHOLE], run->steps, 0.1);
+        out->ms_p90 = spin_quantile(times.ms[WHOLE], run->steps, 0.9);
+        out->submit_ms = spin_quantile(times.ms[SUBMIT], run->steps, 0.5);
+        out->end_ms = spin_quantile(times.ms[END], run->steps, 0.5);
     }
     free(samples);
     return status == SPIN_OK ? SPIN_OK

@@ -54,6 +54,8 @@ struct spin_scene_result {
     double ms_p10;
     double ms_p90;
     double ms_mean;
+    double submit_ms; /* median until everything is submitted: the device waits for most of it */
+    double end_ms;    /* median of what the host does after the wait */
     /* Of the measured steps. */
     uint64_t hits;
     uint64_t misses;
