@@ -19,4 +19,5 @@ const struct spin_ops spin_ops_cuda = {
     .decode_rows_max = 64,
     .head_dims = {64, 128},
     .group_max = 16, /* kv_select.cu: two products of eight heads */
+    .vocab_step = 4,
 };

@@ -39,6 +39,7 @@ struct spin_ops {
     /* Heads that attention and selection have code for. */
     uint32_t head_dims[SPIN_OPS_HEAD_DIMS]; /* elements; all 0: any */
     uint32_t group_max;                     /* query heads of a KV head; 0: any */
+    uint32_t vocab_step; /* vocabularies are multiples of it, as rows of logits are; 0: any */
 
     spin_status (*embed)(const struct spin_embed_args *args, struct spin_stream *stream);
     spin_status (*rms_norm)(const struct spin_rms_norm_args *args, struct spin_stream *stream);

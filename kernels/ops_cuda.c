@@ -8,6 +8,7 @@ const struct spin_ops spin_ops_cuda = {
     .decode_rows_max = 64, /* matmul.cu: the first class of products */
     .head_dims = {64, 128},
     .group_max = 16, /* kv_select.cu: two products of eight heads */
+    .vocab_step = 4,
     .embed = spin_embed_cuda,
     .rms_norm = spin_rms_norm_cuda,
     .matmul = spin_matmul_cuda,

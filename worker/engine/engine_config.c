@@ -123,6 +123,11 @@ spin_status spin_engine_check_model(const struct spin_ops *ops, const struct spi
                          "most",
                          model->name, group, ops->name, ops->group_max);
     }
+    if (ops->vocab_step != 0 && shape->vocab % ops->vocab_step != 0) {
+        return spin_fail(err, SPIN_ERR_UNSUPPORTED,
+                         "%s has a vocabulary of %u: the operations '%s' take multiples of %u",
+                         model->name, shape->vocab, ops->name, ops->vocab_step);
+    }
     return SPIN_OK;
 }
 

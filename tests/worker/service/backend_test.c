@@ -93,6 +93,26 @@ static void test_a_model_that_no_gpu_takes(void **state)
     assert_null(backend.stream);
 }
 
+/* What else kernels have no code for is refused by name, before anything is allocated. */
+static void test_shapes_that_the_operations_lack(void **state)
+{
+    (void)state;
+    struct spin_error err = {0};
+    struct spin_model model = {
+        .name = "m", .config = {.q_heads = 40, .kv_heads = 8, .head_dim = 128, .vocab = 151936}};
+    SPIN_EXPECT_OK(spin_engine_check_model(&spin_ops_cuda, &model, &err), &err);
+    model.config.vocab = 32001;
+    SPIN_EXPECT_STATUS(spin_engine_check_model(&spin_ops_cuda, &model, &err), SPIN_ERR_UNSUPPORTED);
+    assert_string_equal(err.text, "m has a vocabulary of 32001: the operations 'cuda' take "
+                                  "multiples of 4");
+    SPIN_EXPECT_OK(spin_engine_check_model(&spin_ops_cpu, &model, &err), &err);
+    model.config.vocab = 32000;
+    model.config.q_heads = 8 * 17;
+    SPIN_EXPECT_STATUS(spin_engine_check_model(&spin_ops_cuda, &model, &err), SPIN_ERR_UNSUPPORTED);
+    assert_string_equal(err.text, "m has 17 query heads for each KV head: the operations 'cuda' "
+                                  "take 16 at most");
+}
+
 static void test_a_gpu_or_the_reason(void **state)
 {
     (void)state;
@@ -122,6 +142,7 @@ int main(void)
         cmocka_unit_test(test_the_cpu_when_asked),
         cmocka_unit_test(test_operations_of_the_cpu_are_not_a_gpus),
         cmocka_unit_test(test_a_model_that_no_gpu_takes),
+        cmocka_unit_test(test_shapes_that_the_operations_lack),
         cmocka_unit_test(test_a_gpu_or_the_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
