@@ -14,5 +14,7 @@ SPIN_BEGIN_DECLS
 int spin_command_generate(int argc, char *const *argv);
 int spin_command_chat(int argc, char *const *argv);
 int spin_command_status(int argc, char *const *argv);
+/* Becomes spin-bench: its exit codes are bench/load/commands.h's. */
+int spin_command_bench(int argc, char *const *argv);
 
 SPIN_END_DECLS

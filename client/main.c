@@ -13,6 +13,7 @@ static const struct {
     {"generate", "ask the cluster to answer or continue a prompt", spin_command_generate},
     {"chat", "talk with the model, line by line", spin_command_chat},
     {"status", "print who is in the cluster and how busy it is", spin_command_status},
+    {"bench", "measure a server: latencies, throughput, errors", spin_command_bench},
 };
 
 static void print_help(FILE *out)

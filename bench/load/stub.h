@@ -42,7 +42,7 @@ struct spin_load_stub_config {
     uint32_t fault;              /* enum spin_load_fault */
     uint32_t fault_every;        /* of the n-th, 2n-th, ... request; at least 1 */
     uint32_t fault_after;
-    bool no_usage;         /* HTTP: says nothing of tokens */
+    bool usage;            /* HTTP: says how many tokens there were */
     uint64_t freeze_at_ns; /* from then on, for freeze_ns, nothing moves: no token, no request */
     uint64_t freeze_ns;
     uint64_t die_at_ns; /* HTTP: all connections are cut and no new one is taken; 0: never */

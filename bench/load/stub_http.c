@@ -69,7 +69,7 @@ static void end_well(struct http_stream *stream)
 {
     char usage[256];
     write_choice(stream, "", "\"length\"");
-    if (!stream->stub->config.no_usage) {
+    if (stream->stub->config.usage) {
         (void)snprintf(usage, sizeof usage,
                        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":%u,"
                        "\"completion_tokens\":%u,\"total_tokens\":%u}}\n\n",

@@ -89,8 +89,8 @@ static void assert_moments(uint64_t *values_ns, uint32_t values_count, uint64_t 
 static void test_scripted_moments(void **state)
 {
     (void)state;
-    struct stub_thread *stub =
-        stub_thread_start(&(struct spin_load_stub_config){.ttft_ns = 100 * MS, .itl_ns = 10 * MS});
+    struct stub_thread *stub = stub_thread_start(
+        &(struct spin_load_stub_config){.usage = true, .ttft_ns = 100 * MS, .itl_ns = 10 * MS});
     for (uint32_t protocol = 0; protocol < 2; protocol++) {
         static const char *const flags[] = {"--workload=fixed:20,11", "--rate=40",
                                             "--arrival=constant",     "--requests=20",
@@ -129,7 +129,7 @@ static void test_tokens_beyond_messages(void **state)
 {
     (void)state;
     struct stub_thread *stub = stub_thread_start(&(struct spin_load_stub_config){
-        .ttft_ns = 1 * MS, .itl_ns = 1 * MS, .tokens_per_message = 4});
+        .usage = true, .ttft_ns = 1 * MS, .itl_ns = 1 * MS, .tokens_per_message = 4});
     for (uint32_t protocol = 0; protocol < 2; protocol++) {
         static const char *const flags[] = {"--workload=fixed:5,10", "--concurrency=2",
                                             "--requests=6", "--api=chat", NULL};
@@ -153,8 +153,7 @@ static void test_without_usage_messages_count(void **state)
 {
     (void)state;
     static const char *const flags[] = {"--workload=fixed:5,10", "--requests=3", NULL};
-    struct stub_thread *stub =
-        stub_thread_start(&(struct spin_load_stub_config){.itl_ns = 1 * MS, .no_usage = true});
+    struct stub_thread *stub = stub_thread_start(&(struct spin_load_stub_config){.itl_ns = 1 * MS});
     struct spin_bench_result *result = run(stub->http, flags, 10000 * MS);
     assert_int_equal(count(result, SPIN_BENCH_OK), 3);
     assert_false(result->requests[0].usage);
@@ -168,7 +167,8 @@ static void test_metrics_before_and_after(void **state)
 {
     (void)state;
     static const char *const flags[] = {"--workload=fixed:5,3", "--requests=7", NULL};
-    struct stub_thread *stub = stub_thread_start(&(struct spin_load_stub_config){.itl_ns = MS});
+    struct stub_thread *stub =
+        stub_thread_start(&(struct spin_load_stub_config){.usage = true, .itl_ns = MS});
     struct spin_bench_result *result = run(stub->http, flags, 10000 * MS);
     bool found = false;
     for (uint32_t i = 0; i < result->metrics_count; i++) {
@@ -200,7 +200,7 @@ static void test_a_frozen_server_hides_nothing(void **state)
                                         "--duration=2s", NULL};
     for (uint32_t protocol = 0; protocol < 2; protocol++) {
         struct stub_thread *stub = stub_thread_start(&(struct spin_load_stub_config){
-            .itl_ns = MS, .freeze_at_ns = 500 * MS, .freeze_ns = 1000 * MS});
+            .usage = true, .itl_ns = MS, .freeze_at_ns = 500 * MS, .freeze_ns = 1000 * MS});
         struct spin_bench_result *result = run(target_of(stub, protocol), flags, 20000 * MS);
         assert_int_equal(count(result, SPIN_BENCH_OK), 200);
         double sum_ms = 0;
@@ -231,8 +231,8 @@ static void test_too_few_streams_are_told(void **state)
     static const char *const flags[] = {"--workload=fixed:5,2", "--rate=40",
                                         "--arrival=constant",   "--requests=20",
                                         "--concurrency=1",      NULL};
-    struct stub_thread *stub =
-        stub_thread_start(&(struct spin_load_stub_config){.ttft_ns = 49 * MS, .itl_ns = MS});
+    struct stub_thread *stub = stub_thread_start(
+        &(struct spin_load_stub_config){.usage = true, .ttft_ns = 49 * MS, .itl_ns = MS});
     struct spin_bench_result *result = run(stub->http, flags, 20000 * MS);
     const struct spin_bench_request *last = &result->requests[19];
     assert_int_equal(count(result, SPIN_BENCH_OK), 20);
@@ -275,7 +275,8 @@ static void test_every_failure_has_its_name(void **state)
         const struct failure *failure = &failures[i / 2];
         const uint32_t protocol = i % 2;
         struct stub_thread *stub =
-            stub_thread_start(&(struct spin_load_stub_config){.ttft_ns = 2 * MS,
+            stub_thread_start(&(struct spin_load_stub_config){.usage = true,
+                                                              .ttft_ns = 2 * MS,
                                                               .itl_ns = 2 * MS,
                                                               .fault = failure->fault,
                                                               .fault_every = 3,
@@ -302,7 +303,7 @@ static void test_limits_of_time(void **state)
     static const char *const drain[] = {"--workload=fixed:8,1000", "--rate=100", "--duration=50ms",
                                         "--drain-timeout=300ms", NULL};
     struct stub_thread *stub =
-        stub_thread_start(&(struct spin_load_stub_config){.itl_ns = 20 * MS});
+        stub_thread_start(&(struct spin_load_stub_config){.usage = true, .itl_ns = 20 * MS});
     for (uint32_t protocol = 0; protocol < 2; protocol++) {
         struct spin_bench_result *result = run(target_of(stub, protocol), flags, 5000 * MS);
         assert_int_equal(count(result, SPIN_BENCH_TIMEOUT), 5);
@@ -329,7 +330,7 @@ static void test_waiting_requests_are_not_forgotten(void **state)
                                         "--drain-timeout=200ms",
                                         NULL};
     struct stub_thread *stub =
-        stub_thread_start(&(struct spin_load_stub_config){.itl_ns = 20 * MS});
+        stub_thread_start(&(struct spin_load_stub_config){.usage = true, .itl_ns = 20 * MS});
     struct spin_bench_result *result = run(stub->http, flags, 5000 * MS);
     assert_int_equal(result->requests_count, 20);
     assert_int_equal(count(result, SPIN_BENCH_CUT), 2);
@@ -347,8 +348,8 @@ static void test_a_server_that_dies(void **state)
     static const char *const closed[] = {"--workload=fixed:8,50", "--concurrency=4",
                                          "--duration=1500ms", NULL};
     for (uint32_t i = 0; i < 2; i++) {
-        struct stub_thread *stub = stub_thread_start(
-            &(struct spin_load_stub_config){.itl_ns = 4 * MS, .die_at_ns = 600 * MS});
+        struct stub_thread *stub = stub_thread_start(&(struct spin_load_stub_config){
+            .usage = true, .itl_ns = 4 * MS, .die_at_ns = 600 * MS});
         struct spin_bench_result *result = run(stub->http, i == 0 ? flags : closed, 10000 * MS);
         assert_true(count(result, SPIN_BENCH_OK) > 0);
         assert_true(count(result, SPIN_BENCH_BROKEN) > 0);
