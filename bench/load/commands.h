@@ -18,5 +18,7 @@ SPIN_BEGIN_DECLS
 
 /* One workload against one server, --repeat times; prints tables, writes --json and --html. */
 int spin_bench_run_main(int argc, char *const *argv);
+/* Runs at one rate after another: the highest that holds --slo. 0: there is one, 1: none. */
+int spin_bench_sweep_main(int argc, char *const *argv);
 
 SPIN_END_DECLS

@@ -10,6 +10,7 @@ static const struct {
 } commands[] = {
     {"compare", spin_bench_compare_main},
     {"report", spin_bench_report_main},
+    {"sweep", spin_bench_sweep_main},
 };
 
 int main(int argc, char **argv)
