@@ -41,7 +41,7 @@ static const struct spin_option compare_rows[] = {
 };
 
 static const struct spin_config_spec compare_spec = {
-    .program = "spin-bench compare",
+    .program = "spin bench compare",
     .synopsis = "A.json B.json | A.json... vs B.json...",
     .about = "Ratios of B to A, figure by figure, with intervals where both sides have two runs or "
              "more: files written with --repeat, or several files on both sides of \"vs\".",
@@ -69,7 +69,7 @@ static const struct spin_option report_rows[] = {
 };
 
 static const struct spin_config_spec report_spec = {
-    .program = "spin-bench report",
+    .program = "spin bench report",
     .synopsis = "RUN.json...",
     .about = "Prints the runs of files, and draws them: runs of one label as one.",
     .options = report_rows,
