@@ -27,9 +27,9 @@ struct spin_backend {
     bool device_is_host;
 
     /* All NULL: one lane, in order. */
-    spin_status (*side_begin)(struct spin_stream *stream);
+    spin_status (*side_begin)(struct spin_stream *stream, enum spin_lane lane);
     spin_status (*side_end)(struct spin_stream *stream);
-    spin_status (*side_join)(struct spin_stream *stream);
+    spin_status (*side_join)(struct spin_stream *stream, enum spin_lane lane);
 
     /* All NULL: nothing is recorded. */
     spin_status (*graph_begin)(struct spin_stream *stream);

@@ -77,19 +77,24 @@ uint64_t spin_device_memory(struct spin_stream *stream, uint64_t *out_total)
     return stream->backend->memory(stream, out_total);
 }
 
-spin_status spin_stream_side_begin(struct spin_stream *stream)
+bool spin_stream_has_lanes(const struct spin_stream *stream)
 {
-    return stream->backend->side_begin != NULL ? stream->backend->side_begin(stream) : SPIN_OK;
+    return stream->backend->side_begin != NULL;
+}
+
+spin_status spin_stream_side_begin(struct spin_stream *stream, enum spin_lane lane)
+{
+    return spin_stream_has_lanes(stream) ? stream->backend->side_begin(stream, lane) : SPIN_OK;
 }
 
 spin_status spin_stream_side_end(struct spin_stream *stream)
 {
-    return stream->backend->side_end != NULL ? stream->backend->side_end(stream) : SPIN_OK;
+    return spin_stream_has_lanes(stream) ? stream->backend->side_end(stream) : SPIN_OK;
 }
 
-spin_status spin_stream_side_join(struct spin_stream *stream)
+spin_status spin_stream_side_join(struct spin_stream *stream, enum spin_lane lane)
 {
-    return stream->backend->side_join != NULL ? stream->backend->side_join(stream) : SPIN_OK;
+    return spin_stream_has_lanes(stream) ? stream->backend->side_join(stream, lane) : SPIN_OK;
 }
 
 bool spin_stream_records(const struct spin_stream *stream)

@@ -67,22 +67,31 @@ bool spin_device_is_host(const struct spin_stream *stream);
  * counts as held. On the CPU: physical memory. 0 of 0 for a stream that was lost. */
 uint64_t spin_device_memory(struct spin_stream *stream, uint64_t *out_total);
 
-/* --- the side lane ---
+/* --- side lanes ---
  *
  * What is submitted between side_begin and side_end runs after what was submitted before, and
  * beside what is submitted behind side_end, until side_join: what comes then waits for it. A lane
- * may be begun again before it is joined; it keeps its own order. spin_stream_sync joins too. Where
- * a backend has one lane (the CPU), all runs in the order of submission. Errors: DEVICE_LOST. */
-SPIN_MUST_USE spin_status spin_stream_side_begin(struct spin_stream *stream);
+ * may be begun again before it is joined; it keeps its own order, and has none with other side
+ * lanes. One is begun at a time (asserted). spin_stream_sync joins them all. Where a backend has
+ * one lane (the CPU), all runs in the order of submission. Errors: DEVICE_LOST. */
+
+enum spin_lane {
+    SPIN_LANE_LATE, /* somebody waits for it a good while later */
+    SPIN_LANE_SOON  /* somebody waits for it next: it gets processors before the other lanes */
+};
+#define SPIN_SIDE_LANES 2u
+
+bool spin_stream_has_lanes(const struct spin_stream *stream);
+SPIN_MUST_USE spin_status spin_stream_side_begin(struct spin_stream *stream, enum spin_lane lane);
 SPIN_MUST_USE spin_status spin_stream_side_end(struct spin_stream *stream);
-SPIN_MUST_USE spin_status spin_stream_side_join(struct spin_stream *stream);
+SPIN_MUST_USE spin_status spin_stream_side_join(struct spin_stream *stream, enum spin_lane lane);
 
 /* --- recordings ---
  *
  * Between graph_begin and graph_end operations and copies are noted instead of run, with their
  * arguments as they are then; a launch runs them all, at the cost of one submission, on what the
  * memory that they name holds by then. Only operations, copies from and to memory of
- * spin_host_alloc, and the side lane, joined before the end, may stand in a recording: it neither
+ * spin_host_alloc, and side lanes, joined before the end, may stand in a recording: it neither
  * waits nor allocates. */
 
 /* Whether the backend has recordings; the CPU runs operations at once. */

@@ -1,4 +1,4 @@
-/* The CUDA stream, a side lane beside it, and graphs of both. Every wait has a limit: a stream is
+/* The CUDA stream, side lanes beside it, and graphs of all. Every wait has a limit: a stream is
  * asked whether it is done, never waited for inside the driver, and calls that wait there by
  * themselves (cudaFree, copies of pageable memory) come after such a wait. Pinned memory is memory
  * of the process that is touched by many threads and then registered: allocating it pinned takes
@@ -32,19 +32,23 @@ struct spin_graph {
     cudaGraphExec_t exec;
 };
 
-/* The lanes wait for each other by events, which become edges of the graph in a recording. An event
- * may be recorded again at once: a wait is for what it stood for when the wait was submitted. */
+/* Lanes wait for each other by events, which become edges of the graph in a recording. An event may
+ * be recorded again at once: a wait is for what it stood for when the wait was submitted. */
+struct side_lane {
+    cudaStream_t stream;
+    cudaEvent_t forked;
+    cudaEvent_t joined;
+    bool unjoined; /* something was submitted there since the last join */
+};
+
 struct cuda_stream {
     struct spin_stream base;
     cudaStream_t stream;
-    cudaStream_t side;
-    cudaEvent_t forked;
-    cudaEvent_t joined;
+    struct side_lane sides[SPIN_SIDE_LANES];
+    struct side_lane *side; /* between side_begin and side_end; NULL: the main lane */
     int ordinal;
     bool lost;
     bool recording;
-    bool on_side;            /* between side_begin and side_end */
-    bool side_unjoined;      /* something was submitted there since the last join */
     struct spin_owner owner; /* the first thread that runs an op */
     struct spin_cuda_matmul *matmul;
 };
@@ -70,7 +74,7 @@ static spin_status lose(struct cuda_stream *self, const char *what, const char *
 
 static cudaStream_t lane(const struct cuda_stream *self)
 {
-    return self->on_side ? self->side : self->stream;
+    return self->side != NULL ? self->side->stream : self->stream;
 }
 
 cudaStream_t spin_stream_cuda(const struct spin_stream *stream)
@@ -113,43 +117,51 @@ static spin_status order(struct cuda_stream *self, cudaStream_t before, cudaStre
     return error == cudaSuccess ? SPIN_OK : lose(self, "lane", cudaGetErrorString(error));
 }
 
-static spin_status side_begin(struct spin_stream *stream)
+static spin_status side_begin(struct spin_stream *stream, enum spin_lane lane)
 {
     struct cuda_stream *self = enter(stream);
-    SPIN_ASSERT(!self->on_side);
-    SPIN_TRY(order(self, self->stream, self->side, self->forked));
-    self->on_side = true;
-    self->side_unjoined = true;
+    struct side_lane *side = &self->sides[lane];
+    SPIN_ASSERT(self->side == NULL);
+    SPIN_TRY(order(self, self->stream, side->stream, side->forked));
+    self->side = side;
+    side->unjoined = true;
     return SPIN_OK;
 }
 
 static spin_status side_end(struct spin_stream *stream)
 {
     struct cuda_stream *self = enter(stream);
-    SPIN_ASSERT(self->on_side);
-    self->on_side = false;
+    SPIN_ASSERT(self->side != NULL);
+    self->side = NULL;
     return SPIN_OK;
 }
 
-static spin_status side_join(struct spin_stream *stream)
+static spin_status side_join(struct spin_stream *stream, enum spin_lane lane)
 {
     struct cuda_stream *self = enter(stream);
-    SPIN_ASSERT(!self->on_side);
-    if (!self->side_unjoined) {
+    struct side_lane *side = &self->sides[lane];
+    SPIN_ASSERT(self->side == NULL);
+    if (!side->unjoined) {
         return SPIN_OK;
     }
-    self->side_unjoined = false;
-    return order(self, self->side, self->stream, self->joined);
+    side->unjoined = false;
+    return order(self, side->stream, self->stream, side->joined);
+}
+
+static spin_status join_all(struct spin_stream *stream)
+{
+    SPIN_TRY(side_join(stream, SPIN_LANE_LATE));
+    return side_join(stream, SPIN_LANE_SOON);
 }
 
 static spin_status wait_done(struct spin_stream *stream, uint64_t timeout_ns)
 {
     struct cuda_stream *self = enter(stream);
-    SPIN_ASSERT(!self->recording && !self->on_side);
+    SPIN_ASSERT(!self->recording && self->side == NULL);
     if (self->lost) {
         return SPIN_ERR_DEVICE_LOST;
     }
-    SPIN_TRY(side_join(stream));
+    SPIN_TRY(join_all(stream));
     const struct spin_clock *clock = spin_clock_real();
     const uint64_t begin = spin_now_ns(clock);
     const uint64_t deadline = spin_deadline_ns(begin, timeout_ns);
@@ -177,7 +189,7 @@ static spin_status device_alloc(struct spin_stream *stream, uint64_t bytes, void
                                 struct spin_error *err)
 {
     struct cuda_stream *self = enter(stream);
-    SPIN_ASSERT(!self->recording && !self->on_side);
+    SPIN_ASSERT(!self->recording && self->side == NULL);
     void *memory = NULL;
     cudaError_t error = self->lost ? cudaErrorDevicesUnavailable
                                    : cudaMalloc(&memory, (size_t)SPIN_MAX(bytes, UINT64_C(1)));
@@ -338,8 +350,8 @@ static uint64_t free_memory(struct spin_stream *stream, uint64_t *out_total)
 static spin_status graph_begin(struct spin_stream *stream)
 {
     struct cuda_stream *self = enter(stream);
-    SPIN_ASSERT(!self->recording && !self->on_side);
-    SPIN_TRY(side_join(stream)); /* what is there already is no part of it */
+    SPIN_ASSERT(!self->recording && self->side == NULL);
+    SPIN_TRY(join_all(stream)); /* what is there already is no part of it */
     if (self->lost) {
         return SPIN_ERR_DEVICE_LOST;
     }
@@ -375,13 +387,13 @@ static spin_status create_graph(struct cuda_stream *self, cudaGraph_t graph,
                      cudaGetErrorString(error));
 }
 
-/* Whoever failed in the middle may not have come to joining the side lane. */
+/* Whoever failed in the middle may not have come to joining the side lanes. */
 static spin_status graph_end(struct spin_stream *stream, struct spin_graph **out,
                              struct spin_error *err)
 {
     struct cuda_stream *self = enter(stream);
-    SPIN_ASSERT(self->recording && !self->on_side);
-    (void)side_join(stream); /* a failure shows in the next call */
+    SPIN_ASSERT(self->recording && self->side == NULL);
+    (void)join_all(stream); /* a failure shows in the next call */
     self->recording = false;
     cudaGraph_t graph = NULL;
     const cudaError_t error = cudaStreamEndCapture(self->stream, &graph);
@@ -398,8 +410,8 @@ static spin_status graph_end(struct spin_stream *stream, struct spin_graph **out
 static spin_status graph_launch(struct spin_stream *stream, const struct spin_graph *graph)
 {
     struct cuda_stream *self = enter(stream);
-    SPIN_ASSERT(!self->recording && !self->on_side);
-    SPIN_TRY(side_join(stream));
+    SPIN_ASSERT(!self->recording && self->side == NULL);
+    SPIN_TRY(join_all(stream));
     if (self->lost) {
         return SPIN_ERR_DEVICE_LOST;
     }
@@ -423,9 +435,11 @@ static void destroy(struct spin_stream *stream)
     struct cuda_stream *self = enter(stream);
     if (self->stream != NULL && wait_done(stream, WAIT_NS) == SPIN_OK) {
         spin_cuda_matmul_destroy(self->matmul);
-        (void)cudaEventDestroy(self->joined);
-        (void)cudaEventDestroy(self->forked);
-        (void)cudaStreamDestroy(self->side);
+        for (uint32_t i = 0; i < SPIN_SIDE_LANES; i++) {
+            (void)cudaEventDestroy(self->sides[i].joined);
+            (void)cudaEventDestroy(self->sides[i].forked);
+            (void)cudaStreamDestroy(self->sides[i].stream);
+        }
         (void)cudaStreamDestroy(self->stream);
     }
     free(self);
@@ -504,17 +518,33 @@ static spin_status check_gpu(uint32_t ordinal, struct cudaDeviceProp *properties
     return SPIN_OK;
 }
 
+static cudaError_t create_side(struct side_lane *side, int priority)
+{
+    cudaError_t error =
+        cudaStreamCreateWithPriority(&side->stream, cudaStreamNonBlocking, priority);
+    if (error == cudaSuccess) {
+        error = cudaEventCreateWithFlags(&side->forked, cudaEventDisableTiming);
+    }
+    if (error == cudaSuccess) {
+        error = cudaEventCreateWithFlags(&side->joined, cudaEventDisableTiming);
+    }
+    return error;
+}
+
+/* Smaller numbers come first; a recording's operations keep their lane's. */
 static cudaError_t create_lanes(struct cuda_stream *self)
 {
-    cudaError_t error = cudaStreamCreateWithFlags(&self->stream, cudaStreamNonBlocking);
+    int last = 0;
+    int first = 0;
+    cudaError_t error = cudaDeviceGetStreamPriorityRange(&last, &first);
     if (error == cudaSuccess) {
-        error = cudaStreamCreateWithFlags(&self->side, cudaStreamNonBlocking);
+        error = cudaStreamCreateWithPriority(&self->stream, cudaStreamNonBlocking, last);
     }
     if (error == cudaSuccess) {
-        error = cudaEventCreateWithFlags(&self->forked, cudaEventDisableTiming);
+        error = create_side(&self->sides[SPIN_LANE_LATE], last);
     }
     if (error == cudaSuccess) {
-        error = cudaEventCreateWithFlags(&self->joined, cudaEventDisableTiming);
+        error = create_side(&self->sides[SPIN_LANE_SOON], first);
     }
     return error;
 }

@@ -190,13 +190,14 @@ static void test_side_lane_keeps_the_order(void **state)
     (void)state;
     struct spin_stream *stream = spin_test_stream(2);
     uint8_t words[3] = {1, 0, 0};
+    assert_false(spin_stream_has_lanes(stream));
     for (uint32_t round = 0; round < 2; round++) {
-        assert_int_equal(spin_stream_side_begin(stream), SPIN_OK);
+        assert_int_equal(spin_stream_side_begin(stream, SPIN_LANE_LATE), SPIN_OK);
         assert_int_equal(spin_device_write(stream, &words[1], &words[0], 1), SPIN_OK);
         assert_int_equal(spin_stream_side_end(stream), SPIN_OK);
         assert_int_equal(words[1], words[0]);
         assert_int_equal(spin_device_write(stream, &words[2], &words[1], 1), SPIN_OK);
-        assert_int_equal(spin_stream_side_join(stream), SPIN_OK);
+        assert_int_equal(spin_stream_side_join(stream, SPIN_LANE_LATE), SPIN_OK);
         assert_int_equal(words[2], words[0]);
         words[0]++;
     }

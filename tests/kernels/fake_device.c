@@ -44,9 +44,9 @@ struct fake_stream {
     struct piece pieces[PIECES_MAX];
     uint32_t piece_count;
     struct list queue;
-    struct list side; /* until it is joined */
-    bool on_side;
-    struct spin_graph *recording; /* NULL: none */
+    struct list sides[SPIN_SIDE_LANES]; /* until they are joined */
+    struct list *side;                  /* the one that is begun; NULL: none */
+    struct spin_graph *recording;       /* NULL: none */
     uint64_t submitted;
     uint64_t waiting;
     uint64_t left; /* submissions until the device is lost */
@@ -126,13 +126,20 @@ static void open_memory(struct fake_stream *self, bool open)
     }
 }
 
-/* Everything submitted, the side lane last. */
+static void join_all(struct fake_stream *self)
+{
+    for (uint32_t i = 0; i < SPIN_SIDE_LANES; i++) {
+        list_move(&self->queue, &self->sides[i]);
+    }
+}
+
+/* Everything submitted, the side lanes last. */
 static void run_queue(struct fake_stream *self)
 {
     if (self->recording != NULL) {
         fail_msg("a recording does not wait");
     }
-    list_move(&self->queue, &self->side);
+    join_all(self);
     if (self->lost) {
         list_free(&self->queue);
     }
@@ -173,7 +180,7 @@ spin_status spin_fake_submit_task(struct spin_stream *stream, spin_fake_task_fn 
         self->waiting++;
     }
     struct list *lane = self->recording != NULL ? &self->recording->tasks : &self->queue;
-    list_put(self->on_side ? &self->side : lane, task_create(fn, context, bytes));
+    list_put(self->side != NULL ? self->side : lane, task_create(fn, context, bytes));
     return SPIN_OK;
 }
 
@@ -394,29 +401,32 @@ static spin_status read_device(struct spin_stream *stream, void *host, const voi
     return submit_copy(stream, (struct copy){host, device, bytes, true, 0});
 }
 
-/* --- the side lane --- */
+/* --- side lanes --- */
 
-static spin_status side_begin(struct spin_stream *stream)
+static spin_status side_begin(struct spin_stream *stream, enum spin_lane lane)
 {
     struct fake_stream *self = fake_stream(stream);
-    assert_false(self->on_side);
-    self->on_side = !is_lost(self);
-    return self->on_side ? SPIN_OK : SPIN_ERR_DEVICE_LOST;
+    assert_null(self->side);
+    if (is_lost(self)) {
+        return SPIN_ERR_DEVICE_LOST;
+    }
+    self->side = &self->sides[lane];
+    return SPIN_OK;
 }
 
 static spin_status side_end(struct spin_stream *stream)
 {
     struct fake_stream *self = fake_stream(stream);
-    assert_true(self->on_side);
-    self->on_side = false;
+    assert_non_null(self->side);
+    self->side = NULL;
     return is_lost(self) ? SPIN_ERR_DEVICE_LOST : SPIN_OK;
 }
 
-static spin_status side_join(struct spin_stream *stream)
+static spin_status side_join(struct spin_stream *stream, enum spin_lane lane)
 {
     struct fake_stream *self = fake_stream(stream);
-    assert_false(self->on_side);
-    list_move(self->recording != NULL ? &self->recording->tasks : &self->queue, &self->side);
+    assert_null(self->side);
+    list_move(self->recording != NULL ? &self->recording->tasks : &self->queue, &self->sides[lane]);
     return is_lost(self) ? SPIN_ERR_DEVICE_LOST : SPIN_OK;
 }
 
@@ -426,7 +436,7 @@ static spin_status graph_begin(struct spin_stream *stream)
 {
     struct fake_stream *self = fake_stream(stream);
     assert_null(self->recording);
-    list_move(&self->queue, &self->side);
+    join_all(self);
     if (is_lost(self)) {
         return SPIN_ERR_DEVICE_LOST;
     }
@@ -448,7 +458,9 @@ static spin_status graph_end(struct spin_stream *stream, struct spin_graph **out
 {
     struct fake_stream *self = fake_stream(stream);
     assert_non_null(self->recording);
-    assert_null(self->side.first); /* joined before */
+    for (uint32_t i = 0; i < SPIN_SIDE_LANES; i++) {
+        assert_null(self->sides[i].first); /* joined before */
+    }
     struct spin_graph *graph = self->recording;
     self->recording = NULL;
     if (is_lost(self)) {
@@ -521,7 +533,9 @@ struct spin_stream *spin_fake_stream_create(uint64_t device_bytes)
     assert_ptr_not_equal(self->device, MAP_FAILED);
     SPIN_EXPECT_OK(spin_stream_create_cpu(1, &self->cpu, &err), &err);
     list_init(&self->queue);
-    list_init(&self->side);
+    for (uint32_t i = 0; i < SPIN_SIDE_LANES; i++) {
+        list_init(&self->sides[i]);
+    }
     self->left = UINT64_MAX;
     return &self->base;
 }

@@ -123,14 +123,35 @@ static void test_side_lane(void **state)
     struct memory memory = set_up();
     fill(memory.sent, 0);
     send(&memory);
-    SPIN_EXPECT_OK(spin_stream_side_begin(memory.stream), NULL);
+    SPIN_EXPECT_OK(spin_stream_side_begin(memory.stream, SPIN_LANE_LATE), NULL);
     bring(&memory);
     SPIN_EXPECT_OK(spin_stream_side_end(memory.stream), NULL);
     submit_add(&memory);
-    SPIN_EXPECT_OK(spin_stream_side_join(memory.stream), NULL);
+    SPIN_EXPECT_OK(spin_stream_side_join(memory.stream, SPIN_LANE_LATE), NULL);
     submit_add(&memory);
     SPIN_EXPECT_OK(spin_stream_sync(memory.stream, WAIT_NS), NULL);
     expect_values(memory.brought, 1);
+    tear_down(&memory);
+}
+
+/* Each lane is joined by itself. */
+static void test_side_lanes(void **state)
+{
+    (void)state;
+    struct memory memory = set_up();
+    fill(memory.sent, 0);
+    send(&memory);
+    SPIN_EXPECT_OK(spin_stream_side_begin(memory.stream, SPIN_LANE_LATE), NULL);
+    bring(&memory);
+    SPIN_EXPECT_OK(spin_stream_side_end(memory.stream), NULL);
+    SPIN_EXPECT_OK(spin_stream_side_begin(memory.stream, SPIN_LANE_SOON), NULL);
+    submit_add(&memory);
+    SPIN_EXPECT_OK(spin_stream_side_end(memory.stream), NULL);
+    SPIN_EXPECT_OK(spin_stream_side_join(memory.stream, SPIN_LANE_SOON), NULL);
+    submit_add(&memory);
+    SPIN_EXPECT_OK(spin_stream_side_join(memory.stream, SPIN_LANE_LATE), NULL);
+    SPIN_EXPECT_OK(spin_stream_sync(memory.stream, WAIT_NS), NULL);
+    expect_values(memory.brought, 2);
     tear_down(&memory);
 }
 
@@ -143,10 +164,10 @@ static void test_recording(void **state)
     SPIN_EXPECT_OK(spin_graph_begin(memory.stream), NULL);
     send(&memory);
     submit_add(&memory);
-    SPIN_EXPECT_OK(spin_stream_side_begin(memory.stream), NULL);
+    SPIN_EXPECT_OK(spin_stream_side_begin(memory.stream, SPIN_LANE_LATE), NULL);
     bring(&memory);
     SPIN_EXPECT_OK(spin_stream_side_end(memory.stream), NULL);
-    SPIN_EXPECT_OK(spin_stream_side_join(memory.stream), NULL);
+    SPIN_EXPECT_OK(spin_stream_side_join(memory.stream, SPIN_LANE_LATE), NULL);
     SPIN_EXPECT_OK(spin_graph_end(memory.stream, &graph, &err), &err);
     assert_int_equal(spin_fake_submissions(memory.stream), 0);
     for (uint32_t i = 0; i < 3; i++) {
@@ -274,9 +295,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_background), cmocka_unit_test(test_waiting_copies),
-        cmocka_unit_test(test_side_lane),  cmocka_unit_test(test_recording),
-        cmocka_unit_test(test_lost),       cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_side_lane),  cmocka_unit_test(test_side_lanes),
+        cmocka_unit_test(test_recording),  cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_sizes),      cmocka_unit_test(test_mistakes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -267,7 +267,7 @@ spin_status spin_forward_submit_step(struct spin_forward *forward,
     for (uint32_t layer = 0; layer < spin_forward_shape(forward)->layers; layer++) {
         SPIN_TRY(run_layer(forward, layer, rows));
     }
-    return spin_stream_side_join(forward->config.stream);
+    return spin_stream_side_join(forward->config.stream, SPIN_LANE_LATE);
 }
 
 spin_status spin_forward_decode(struct spin_forward *forward, const struct spin_forward_step *steps,
@@ -331,7 +331,7 @@ spin_status spin_forward_prefill(struct spin_forward *forward, const struct spin
         SPIN_TRY(embed(forward, &rows));
     }
     SPIN_TRY(run_layer(forward, range->layer, &rows));
-    return spin_stream_side_join(forward->config.stream);
+    return spin_stream_side_join(forward->config.stream, SPIN_LANE_LATE);
 }
 
 spin_status spin_forward_logits(struct spin_forward *forward, const float *hidden, uint32_t rows,

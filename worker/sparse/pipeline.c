@@ -136,7 +136,7 @@ spin_status spin_sparse_retrieve(struct spin_sparse *sparse, uint32_t layer, str
         .windows = layer < algorithm->dense_layers ? sparse->everything : sparse->windows,
         .workspace = sparse->workspace,
     };
-    SPIN_TRY(spin_stream_side_join(config->stream));
+    SPIN_TRY(spin_stream_side_join(config->stream, SPIN_LANE_LATE));
     SPIN_TRY(config->ops->kv_select(&args, config->stream));
     if (config->observer.selected != NULL) {
         config->observer.selected(config->observer.context, &args.batch, &args.lists);
@@ -166,7 +166,7 @@ static spin_status index_sealed(struct spin_sparse *sparse, uint32_t layer)
 spin_status spin_sparse_seal(struct spin_sparse *sparse, uint32_t layer)
 {
     struct spin_stream *stream = sparse->config.stream;
-    SPIN_TRY(spin_stream_side_begin(stream));
+    SPIN_TRY(spin_stream_side_begin(stream, SPIN_LANE_LATE));
     spin_status status = index_sealed(sparse, layer);
     if (status == SPIN_OK) {
         status = spin_kv_offload(sparse->config.kv, layer);

@@ -201,13 +201,13 @@ static bool submit_lanes(struct spin_twins *twins, const struct lane_words *word
     struct spin_stream *stream = twins->cuda;
     uint32_t *word = words->device;
     set_later<<<1, 1, 0, spin_stream_cuda(stream)>>>(word, 7);
-    bool ok = spin_stream_side_begin(stream) == SPIN_OK;
+    bool ok = spin_stream_side_begin(stream, SPIN_LANE_LATE) == SPIN_OK;
     add_words<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 1, word, 1);
     wait_for_flag<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 2, word + 3, 2 * SPIN_NS_PER_S);
     set_later<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 4, 9);
     ok = spin_stream_side_end(stream) == SPIN_OK && ok;
     set_later<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 2, 1);
-    ok = spin_stream_side_join(stream) == SPIN_OK && ok;
+    ok = spin_stream_side_join(stream, SPIN_LANE_LATE) == SPIN_OK && ok;
     add_words<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 5, word + 4, 1);
     return spin_cuda_launched("lanes") == SPIN_OK && ok;
 }
@@ -228,7 +228,7 @@ static void check_lanes(struct spin_twins *twins)
     expect(twins, "device_lanes",
            submit_lanes(twins, &words) && read_words(twins, &words) && lanes_ran(&words, 1));
     /* A wait is for both lanes. */
-    bool ok = spin_stream_side_begin(twins->cuda) == SPIN_OK;
+    bool ok = spin_stream_side_begin(twins->cuda, SPIN_LANE_LATE) == SPIN_OK;
     set_later<<<1, 1, 0, spin_stream_cuda(twins->cuda)>>>(words.host + 6, 11);
     ok = spin_stream_side_end(twins->cuda) == SPIN_OK && ok;
     ok = spin_stream_sync(twins->cuda, WAIT_NS) == SPIN_OK && ok;
@@ -312,7 +312,7 @@ static void check_lost(struct spin_twins *twins)
            spin_device_read(stream, &word, &word, 4) == SPIN_ERR_DEVICE_LOST);
     uint64_t total = 1;
     expect(twins, "device_lost_lanes",
-           spin_stream_side_begin(stream) == SPIN_ERR_DEVICE_LOST &&
+           spin_stream_side_begin(stream, SPIN_LANE_LATE) == SPIN_ERR_DEVICE_LOST &&
                spin_graph_begin(stream) == SPIN_ERR_DEVICE_LOST &&
                spin_device_memory(stream, &total) == 0 && total == 0);
     spin_stream_destroy(stream);
