@@ -140,10 +140,10 @@ def test_status_tells_about_tiers_and_requests(c):
     assert 0 <= buffered["hit_ratio"] <= 1
     table = status(c, "--requests").splitlines()
     heads = [line.split() for line in table if line.startswith("MEMBER")]
-    assert [head[1] for head in heads] == ["ROLE", "ALGORITHM", "KV"]
+    assert [head[1] for head in heads] == ["ROLE", "ALGORITHM", "DEVICE", "KV"]
     rows = [line.split() for line in table[table.index(next(
         line for line in table if "MANDATORY" in line)) + 1:]]
-    assert rows and all(len(row) == len(heads[2]) for row in rows)
+    assert rows and all(len(row) == len(heads[3]) for row in rows)
     assert {row[0] for row in rows} <= {worker.address for worker in c.workers}
     assert {row[1] for row in rows} <= {"resident", "buffered", "suspended"}
     for stream in streams:

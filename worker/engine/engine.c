@@ -43,6 +43,9 @@ static spin_status create_host(struct spin_engine *engine, struct spin_error *er
 static spin_status create_device(struct spin_engine *engine, struct spin_error *err)
 {
     const struct spin_kv_config kv = spin_engine_kv_config(engine);
+    if (!spin_device_is_host(engine->stream)) { /* seconds: somebody may be watching */
+        SPIN_INFO("pinning %.2f GB of host memory for KV blocks", (double)kv.host_bytes / 1e9);
+    }
     SPIN_TRY(spin_kv_create(&kv, engine->stream, &engine->kv, err));
     const struct spin_forward_config forward = spin_engine_forward_config(engine);
     SPIN_TRY(spin_forward_create(&forward, &engine->forward, err));
