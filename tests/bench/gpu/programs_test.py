@@ -171,6 +171,8 @@ def test_model_check(text):
     compared = {(row["run"], row["reference"]): float(row["top1"]) for row in rows if "reference" in row}
     assert set(compared) == {(a, b) for a in ("prefill", "decode") for b in ("float32", "rounded")}
     assert min(compared.values()) >= 99
+    assert all(0 < int(row["clear_agreed"]) == int(row["clear"]) <= int(row["positions"]) for row in rows
+               if "reference" in row)
     found = {row["run"]: row for row in rows}
     for algorithm in ("shadowkv", "quest"):
         assert int(found[f"pool_{algorithm}"]["evictions"]) > 0
