@@ -111,9 +111,10 @@ class Tree:
         (self.root / "deploy" / "demo" / "question.txt").write_text("What is the code?\n")
         (self.stubs / "fact").write_text("7291")
         for path, text in {"bin/bazel": BAZEL, "router/spin-router": ROUTER,
-                           "worker/spin-worker": WORKER, "client/spin": CLIENT}.items():
+                           "worker/spin-worker": WORKER, "client/spin": CLIENT,
+                           "bench/load/spin-bench": "#!/bin/false\n"}.items():
             file = self.stubs / path
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
             file.chmod(0o755)
         self.environment = {"PATH": f"{self.stubs}/bin:/usr/bin:/bin", "STUBS": str(self.stubs),
