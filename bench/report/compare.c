@@ -5,6 +5,7 @@
 #include "bench/report/stats.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const verdict_names[] = {
@@ -20,8 +21,42 @@ const char *spin_bench_verdict_name(enum spin_bench_verdict verdict)
     return verdict_names[verdict];
 }
 
+static int compare_seeds(const void *a, const void *b)
+{
+    const uint64_t x = (*(struct spin_bench_summary *const *)a)->setup.seed;
+    const uint64_t y = (*(struct spin_bench_summary *const *)b)->setup.seed;
+    return (x > y) - (x < y);
+}
+
+/* A side's runs by their seeds; the summaries stay the list's. */
+struct side {
+    struct spin_bench_summary *items[SPIN_BENCH_RUNS_MAX];
+    uint32_t count;
+};
+
+static void sort_side(const struct spin_bench_runs *list, struct side *out)
+{
+    SPIN_ASSERT(list->count <= SPIN_BENCH_RUNS_MAX);
+    memcpy(out->items, list->items, list->count * sizeof(void *));
+    out->count = list->count;
+    qsort(out->items, out->count, sizeof(void *), compare_seeds);
+}
+
+/* Whether each run has one like it, and only one, on the other side. */
+static bool are_pairs(const struct side *base, const struct side *other)
+{
+    for (uint32_t i = 0; i < base->count; i++) {
+        const uint64_t seed = base->items[i]->setup.seed;
+        if (base->count != other->count || other->items[i]->setup.seed != seed ||
+            (i > 0 && base->items[i - 1]->setup.seed == seed)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* The values of those runs that have this figure. */
-static uint32_t take_values(const struct spin_bench_runs *list, uint32_t figure, double *values)
+static uint32_t take_values(const struct side *list, uint32_t figure, double *values)
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < list->count; i++) {
@@ -44,15 +79,21 @@ static enum spin_bench_verdict judge(const struct spin_bench_compared *compared)
                                                                     : SPIN_BENCH_WORSE;
 }
 
-static struct spin_bench_compared compare_values(struct spin_bench_figure figure,
+static struct spin_bench_compared compare_values(const struct spin_bench_comparison *comparison,
+                                                 struct spin_bench_figure figure,
                                                  struct spin_stats_runs base,
-                                                 struct spin_stats_runs other, double confidence)
+                                                 struct spin_stats_runs other)
 {
     struct spin_bench_compared compared = {.figure = figure,
                                            .base = spin_stats_mean(base.values, base.count),
                                            .other = spin_stats_mean(other.values, other.count)};
     struct spin_stats_ratio ratio;
-    if (spin_stats_ratio_of(base, other, confidence, &ratio)) {
+    /* A figure that a run lacks leaves its like alone. */
+    const bool paired = comparison->paired && base.count == comparison->base_runs &&
+                        other.count == comparison->other_runs;
+    const double confidence = comparison->confidence;
+    if (paired ? spin_stats_ratio_of_pairs(base, other, confidence, &ratio)
+               : spin_stats_ratio_of(base, other, confidence, &ratio)) {
         compared.base = ratio.base;
         compared.other = ratio.other;
         compared.has_ratio = true;
@@ -172,15 +213,18 @@ spin_status spin_bench_compare(const struct spin_bench_runs *base,
     out->other_runs = other->count;
     out->confidence = confidence;
     find_unlike(base, other, out);
+    struct side sides[2];
+    sort_side(base, &sides[0]);
+    sort_side(other, &sides[1]);
+    out->paired = are_pairs(&sides[0], &sides[1]);
     for (uint32_t i = 0; i < spin_bench_figure_count(); i++) {
         double base_values[SPIN_BENCH_RUNS_MAX];
         double other_values[SPIN_BENCH_RUNS_MAX];
-        const struct spin_stats_runs a = {base_values, take_values(base, i, base_values)};
-        const struct spin_stats_runs b = {other_values, take_values(other, i, other_values)};
+        const struct spin_stats_runs a = {base_values, take_values(&sides[0], i, base_values)};
+        const struct spin_stats_runs b = {other_values, take_values(&sides[1], i, other_values)};
         if (a.count > 0 && b.count > 0) {
             SPIN_ASSERT(out->figures_count < SPIN_BENCH_FIGURES_MAX);
-            out->figures[out->figures_count++] =
-                compare_values(spin_bench_figure_at(i), a, b, confidence);
+            out->figures[out->figures_count++] = compare_values(out, spin_bench_figure_at(i), a, b);
         }
     }
     return SPIN_OK;

@@ -2,9 +2,12 @@
  *
  * Why        One run against one run says how two minutes went. Repeated runs say how far apart
  *            equal runs lie, and with it which differences are more than that.
- * Method     For each figure: geometric means of both sides, their ratio, and Welch's interval of
- *            the ratio on logarithms (bench/report/stats.h). With one run on a side there is a
- *            ratio and no interval. A difference is called one only if the interval leaves out 1.
+ * Method     For each figure: geometric means of both sides, their ratio, and an interval of the
+ *            ratio on logarithms (bench/report/stats.h). Runs of one seed are the same requests:
+ *            where each side has the same seeds, each once, the interval is of the ratios seed by
+ *            seed, and what one seed asks more than another is no noise. Else it is Welch's. With
+ *            one run on a side there is a ratio and no interval. A difference is called one only if
+ *            the interval leaves out 1.
  *            Each interval stands alone: of twenty at 95 %, one errs.
  * Ownership  Plain data; the names of a figure are constants.
  * Threading  Any thread.
@@ -43,6 +46,7 @@ struct spin_bench_comparison {
     uint32_t base_runs;
     uint32_t other_runs;
     double confidence;
+    bool paired;                                                /* seed by seed */
     struct spin_bench_compared figures[SPIN_BENCH_FIGURES_MAX]; /* those both sides have */
     uint32_t figures_count;
     char unlike[400]; /* what the runs were asked that differs: workload, seed, ...; empty: none */

@@ -40,6 +40,7 @@ static void put_comparison(struct spin_json_out *out, const char *key,
     spin_json_out_integer(out, "base_runs", comparison->base_runs);
     spin_json_out_integer(out, "other_runs", comparison->other_runs);
     spin_json_out_real(out, "confidence", comparison->confidence);
+    spin_json_out_text(out, "method", comparison->paired ? "pairs" : "welch");
     spin_json_out_text(out, "unlike", comparison->unlike);
     spin_json_out_open(out, "figures", '[');
     for (uint32_t i = 0; i < comparison->figures_count; i++) {

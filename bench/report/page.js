@@ -287,7 +287,8 @@ function comparison() {
   section("B beside A");
   page.append(element("p", { class: "dim" }, `A: ${compared.base_name} (${compared.base_runs} runs), ` +
     `B: ${compared.other_name} (${compared.other_runs} runs). Ratios of geometric means; ` +
-    `${number(100 * compared.confidence)} % intervals by Welch's method on logarithms.`));
+    `${number(100 * compared.confidence)} % intervals on logarithms, ` +
+    `${compared.method === "pairs" ? "of the ratios seed by seed" : "by Welch's method"}.`));
   const ratios = compared.figures.filter((one) => one.ratio !== null);
   const ends = ratios.flatMap((one) => [one.ratio, one.low ?? one.ratio, one.high ?? one.ratio, 1]);
   const low = Math.min(0.9, ...ends);

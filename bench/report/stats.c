@@ -184,3 +184,27 @@ bool spin_stats_ratio_of(struct spin_stats_runs base, struct spin_stats_runs oth
     out->has_interval = true;
     return true;
 }
+
+bool spin_stats_ratio_of_pairs(struct spin_stats_runs base, struct spin_stats_runs other,
+                               double confidence, struct spin_stats_ratio *out)
+{
+    SPIN_ASSERT(base.count == other.count);
+    if (!spin_stats_ratio_of(base, other, confidence, out)) {
+        return false;
+    }
+    if (base.count < 2) {
+        return true;
+    }
+    const double mean = log(out->ratio);
+    double sum = 0;
+    for (uint32_t i = 0; i < base.count; i++) {
+        const double difference = log(other.values[i]) - log(base.values[i]) - mean;
+        sum += difference * difference;
+    }
+    const double count = base.count;
+    const double deviation = sqrt(sum / (count - 1) / count);
+    const double half = spin_stats_t_quantile(0.5 + confidence / 2, count - 1) * deviation;
+    out->low = exp(mean - half);
+    out->high = exp(mean + half);
+    return true;
+}

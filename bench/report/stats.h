@@ -5,8 +5,9 @@
  * Percentile The smallest measured value that at least the part p of all values does not exceed
  *            (NumPy's "inverted_cdf"). So every percentile that is printed has happened, and those
  *            of a histogram (bench/load/histogram.h) mean the same.
- * Interval   For the ratio of two sets of runs: Welch's interval on logarithms. A rate or a latency
- *            varies by a factor rather than by an amount, and the two sides need not vary alike.
+ * Interval   For the ratio of two sets of runs: on logarithms, as a rate or a latency varies by a
+ *            factor rather than by an amount. Welch's, because the two sides need not vary alike;
+ *            Student's of the ratios one by one, where each run has its like on the other side.
  * Threading  Any thread; values only. */
 #pragma once
 
@@ -42,5 +43,8 @@ struct spin_stats_runs {
  * is between 0 and 1. */
 bool spin_stats_ratio_of(struct spin_stats_runs base, struct spin_stats_runs other,
                          double confidence, struct spin_stats_ratio *out);
+/* The same of pairs: base.values[i] beside other.values[i]; both have as many. */
+bool spin_stats_ratio_of_pairs(struct spin_stats_runs base, struct spin_stats_runs other,
+                               double confidence, struct spin_stats_ratio *out);
 
 SPIN_END_DECLS

@@ -283,6 +283,9 @@ void spin_bench_table_compare(const struct spin_bench_comparison *comparison, FI
     for (uint32_t i = 0; i < comparison->figures_count; i++) {
         put_compared(&comparison->figures[i], out);
     }
+    if (comparison->paired && comparison->base_runs > 1) {
+        (void)fputs("note: intervals of the ratios seed by seed\n", out);
+    }
     if (comparison->base_runs < 2 || comparison->other_runs < 2) {
         (void)fputs("note: no intervals: they need two runs or more on both sides (--repeat)\n",
                     out);

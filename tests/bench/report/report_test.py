@@ -246,6 +246,29 @@ def test_compare_is_welch_on_logarithms(tmp_path):
     assert failed["ratio"] is None and failed["verdict"] == "unknown"  # 0 / 0
 
 
+def test_compare_is_by_seed_where_seeds_pair(tmp_path):
+    """Each seed asks something else; B is 3 % faster in each, give or take 1 %. Files come in any order."""
+    rng = numpy.random.default_rng(6)
+    asks = 10 * numpy.exp(rng.normal(0, 0.5, 5))
+    base, other = [], []
+    gains = numpy.exp(rng.normal(math.log(1.03), 0.003, 5))
+    for seed, (ask, gain) in enumerate(zip(asks, gains)):
+        base += make_side(tmp_path, f"a{seed}-", [ask], seed=seed)
+        other += make_side(tmp_path, f"b{seed}-", [ask * gain], seed=seed)
+    got, text = compare(tmp_path, base, other[::-1])
+    figure = {one["name"]: one for one in got["figures"]}["requests_per_s"]
+    logs = numpy.log(gains)
+    half = float(probe("stats", lines="t 0.975 4\n").stdout) * logs.std(ddof=1) / math.sqrt(5)
+    assert got["method"] == "pairs" and "seed by seed" in text
+    assert figure["ratio"] == pytest.approx(math.exp(logs.mean()), rel=1e-7)
+    assert figure["low"] == pytest.approx(math.exp(logs.mean() - half), rel=1e-6)
+    assert figure["high"] == pytest.approx(math.exp(logs.mean() + half), rel=1e-6)
+    assert figure["verdict"] == "better"
+    got, _ = compare(tmp_path, base, [*other, other[0]])  # a seed twice: no pairs, and 3 % are lost in the noise
+    assert got["method"] == "welch"
+    assert {one["name"]: one for one in got["figures"]}["requests_per_s"]["verdict"] == "alike"
+
+
 def test_interval_holds_the_truth_as_often_as_it_says(tmp_path):
     """No difference: of 30 comparisons of three noisy runs with three, a tenth may err."""
     rng = numpy.random.default_rng(5)
