@@ -3,7 +3,8 @@
  * Method     A row of the table is a context, a batch, an algorithm and an overlap of neighbouring
  *            choices; scene.h says how its sequences come to be. Select runs in full. A step is
  *            timed from the call of the forward pass to the end of its logits, the manager's own
- *            work included; the choices of the next one are written before. Printed: the median
+ *            work included, and the operation that puts choices in place (a launch a layer); the
+ *            choices of the next one are written before. Printed: the median
  *            of the measured steps, and its ratios to the floors of floor.h with the bytes of the
  *            misses that were counted: `x` to the larger of HBM and PCIe time, `x_serial` to their
  *            sum. Sequences share frames of the host tier where it is short: `aliased`.
