@@ -112,6 +112,29 @@ struct spin_kv_lists {
     uint32_t *miss_count;        /* out of kv_resolve */
 };
 
+/* Sequences [first, first + count) of a batch, and their part of its lists. */
+SPIN_INLINE struct spin_kv_batch spin_kv_batch_part(struct spin_kv_batch batch, uint32_t first,
+                                                    uint32_t count)
+{
+    batch.count = count;
+    batch.sequence += first;
+    batch.tokens += first;
+    batch.step += first;
+    return batch;
+}
+
+SPIN_INLINE struct spin_kv_lists spin_kv_lists_part(struct spin_kv_lists lists, uint32_t first_row)
+{
+    const uint64_t entries = (uint64_t)first_row * lists.stride;
+    lists.pages += entries;
+    lists.page_count += first_row;
+    lists.slots += entries;
+    lists.visible += first_row;
+    lists.misses += entries;
+    lists.miss_count += first_row;
+    return lists;
+}
+
 /* Pages [first, first + count) of each row of a sequence. */
 struct spin_kv_range {
     uint32_t first;

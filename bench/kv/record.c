@@ -37,11 +37,12 @@ struct recorder {
 };
 
 /* A spin_sparse_observer. */
-static void selected(void *context, const struct spin_kv_batch *batch,
+static void selected(void *context, uint32_t first, const struct spin_kv_batch *batch,
                      const struct spin_kv_lists *lists)
 {
     struct recorder *recorder = context;
     const struct spin_sparse_algorithm *algorithm = recorder->sparse.algorithm;
+    SPIN_ASSERT_EQ(first, 0);
     SPIN_ASSERT_EQ(batch->count, 1);
     SPIN_ASSERT_EQ(batch->layer, recorder->layers_seen);
     recorder->layers_seen++;

@@ -11,9 +11,9 @@
  *            sequence furthest above its target becomes BUFFERED and shrinks to it, then everybody
  *            shrinks towards the floor (budget.h). A suspended one has no slots, and loses nothing.
  * Passes     A decode step or a unit of prefill is a pass:
- *              decode    spin_kv_step_begin, then per layer: [Select into lists] spin_kv_retrieve,
- *                        kv_append, attention, [Index of spin_kv_sealed] spin_kv_offload;
- *                        spin_kv_step_end
+ *              decode    spin_kv_step_begin, then per layer: [Select into lists] spin_kv_resolve,
+ *                        spin_kv_gather, kv_append, attention, [Index of spin_kv_sealed]
+ *                        spin_kv_offload; spin_kv_step_end
  *              prefill   spin_kv_prefill_begin, kv_append, attention, [Index of spin_kv_sealed]
  *                        spin_kv_offload
  *            Prefill of a sequence that is not RESIDENT happens in an arena: slabs for the rows of
@@ -131,9 +131,23 @@ struct spin_kv_batch spin_kv_get_batch(const struct spin_kv *kv, uint32_t layer)
 struct spin_kv_batch spin_kv_get_host_batch(const struct spin_kv *kv, uint32_t layer);
 struct spin_kv_lists spin_kv_get_lists(const struct spin_kv *kv);
 
-/* Retrieve: resolves the pages that Select put into the lists, gathers what is missing. */
-SPIN_MUST_USE spin_status spin_kv_retrieve(struct spin_kv *kv, uint32_t layer,
-                                           struct spin_page_lists *out);
+/* Sequences [first, first + count) of a step's batch. A layer may be taken in several waves, each
+ * sequence in one of them: so one wave's pages are on their way while others are chosen or attended
+ * to. */
+struct spin_kv_wave {
+    uint32_t first;
+    uint32_t count;
+};
+/* The wave as a batch of its own; *out: its lists. */
+struct spin_kv_batch spin_kv_get_wave(const struct spin_kv *kv, uint32_t layer,
+                                      struct spin_kv_wave wave, struct spin_kv_lists *out);
+/* Retrieve, of a wave: resolves the pages that Select put into the lists, and gathers what is
+ * missing: submits nothing where nothing can be. *out: lists for kv_append and attention, after the
+ * gather. */
+SPIN_MUST_USE spin_status spin_kv_resolve(struct spin_kv *kv, uint32_t layer,
+                                          struct spin_kv_wave wave, struct spin_page_lists *out);
+SPIN_MUST_USE spin_status spin_kv_gather(struct spin_kv *kv, uint32_t layer,
+                                         struct spin_kv_wave wave);
 /* The whole partitions that this pass completes, by sequence of the batch: device memory. Their
  * pages are on the lists. Returns how many pages in all: 0, nothing to index. */
 uint32_t spin_kv_sealed(const struct spin_kv *kv, const struct spin_kv_range **out);
@@ -150,6 +164,7 @@ SPIN_MUST_USE spin_status spin_kv_step_end(struct spin_kv *kv);
 
 #define SPIN_KV_WORK_INDEX 1u   /* a partition is completed: Index runs */
 #define SPIN_KV_WORK_OFFLOAD 2u /* a page is */
+#define SPIN_KV_WORK_GATHER 4u  /* somebody is not RESIDENT: pages may be missing */
 /* Of the step that has begun. */
 uint32_t spin_kv_step_work(const struct spin_kv *kv);
 /* Instead of all layers' calls, when a recording of them was launched: books what those would. */

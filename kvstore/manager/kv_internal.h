@@ -116,6 +116,7 @@ struct spin_kv {
     uint32_t pass_layer;              /* the lists are this layer's, or LAYER_NONE */
     uint32_t sealed_pages;            /* of a row, all sequences */
     uint32_t offloaded_pages;         /* of a row, all sequences */
+    bool may_miss;                    /* somebody is not RESIDENT */
     struct spin_kv_inputs staged;     /* host memory, [sequences_max]; copied when a pass begins */
     struct spin_kv_inputs inputs;     /* device memory, [sequences_max] */
     struct spin_kv_inputs one;        /* device memory, [1]: of a sequence between passes */

@@ -40,13 +40,24 @@ struct spin_kv_lists spin_kv_get_lists(const struct spin_kv *kv)
     return kv->lists;
 }
 
-static struct spin_page_lists page_lists(const struct spin_kv *kv)
+struct spin_kv_batch spin_kv_get_wave(const struct spin_kv *kv, uint32_t layer,
+                                      struct spin_kv_wave wave, struct spin_kv_lists *out)
 {
+    SPIN_ASSERT_LE(wave.first, kv->pass_count);
+    SPIN_ASSERT_LE(wave.count, kv->pass_count - wave.first);
+    *out = spin_kv_lists_part(kv->lists, wave.first * kv->config.layout.kv_heads);
+    return spin_kv_batch_part(spin_kv_get_batch(kv, layer), wave.first, wave.count);
+}
+
+/* Of the sequences from `first` on. */
+static struct spin_page_lists page_lists(const struct spin_kv *kv, uint32_t first)
+{
+    const uint32_t first_row = first * kv->config.layout.kv_heads;
     return (struct spin_page_lists){.layout = kv->config.layout,
                                     .pool = kv->view.pool,
                                     .slots = kv->lists.slots,
-                                    .row_offset = kv->row_offset,
-                                    .visible = kv->lists.visible,
+                                    .row_offset = kv->row_offset + first_row,
+                                    .visible = kv->lists.visible + first_row,
                                     .page_tokens = kv->config.page_tokens};
 }
 
@@ -92,9 +103,11 @@ static spin_status begin_pass(struct spin_kv *kv, enum spin_kv_pass pass, uint32
     kv->pass_layer = SPIN_KV_LAYER_NONE;
     kv->sealed_pages = 0;
     kv->offloaded_pages = 0;
+    kv->may_miss = false;
     for (uint32_t i = 0; i < count; i++) {
         kv->sealed_pages += kv->staged.sealed[i].count;
         kv->offloaded_pages += kv->staged.offloaded[i].count;
+        kv->may_miss = kv->may_miss || !spin_kv_is_resident_now(kv, kv->staged.sequence[i]);
     }
     return SPIN_OK;
 }
@@ -112,16 +125,17 @@ static spin_status write_one(struct spin_kv *kv, uint32_t seq, struct spin_kv_ra
 
 /* --- operations --- */
 
-static spin_status resolve(struct spin_kv *kv, struct spin_kv_batch batch)
+static spin_status resolve(struct spin_kv *kv, struct spin_kv_batch batch,
+                           struct spin_kv_lists lists)
 {
-    const struct spin_kv_resolve_args args = {
-        .view = &kv->view, .batch = batch, .lists = kv->lists};
+    const struct spin_kv_resolve_args args = {.view = &kv->view, .batch = batch, .lists = lists};
     return kv->config.ops->kv_resolve[kv->config.replacement](&args, kv->stream);
 }
 
-static spin_status gather(struct spin_kv *kv, struct spin_kv_batch batch)
+static spin_status gather(struct spin_kv *kv, struct spin_kv_batch batch,
+                          struct spin_kv_lists lists)
 {
-    const struct spin_kv_gather_args args = {.view = &kv->view, .batch = batch, .lists = kv->lists};
+    const struct spin_kv_gather_args args = {.view = &kv->view, .batch = batch, .lists = lists};
     return kv->config.ops->kv_gather(&args, kv->stream);
 }
 
@@ -139,11 +153,11 @@ static void count_offloaded(struct spin_kv *kv, uint64_t pages)
 }
 
 /* Tests: what loses its slot to a miss must not be read any more. */
-static void poison_misses(struct spin_kv *kv)
+static void poison_misses(struct spin_kv *kv, const struct spin_kv_lists *lists, uint32_t rows)
 {
-    for (uint32_t row = 0; row < kv->pass_count * kv->config.layout.kv_heads; row++) {
-        const struct spin_kv_miss *misses = kv->lists.misses + (uint64_t)row * kv->lists.stride;
-        for (uint32_t i = 0; i < kv->lists.miss_count[row]; i++) {
+    for (uint32_t row = 0; row < rows; row++) {
+        const struct spin_kv_miss *misses = lists->misses + (uint64_t)row * lists->stride;
+        for (uint32_t i = 0; i < lists->miss_count[row]; i++) {
             memset(spin_kv_slot_bytes(&kv->view, misses[i].slot), 0xFF, kv->page_bytes);
         }
     }
@@ -163,7 +177,7 @@ spin_status spin_kv_read_back(struct spin_kv *kv, uint32_t seq, uint32_t layer, 
     SPIN_TRY(kv->config.ops->kv_list(&args, kv->stream));
     kv->stats.pages_retrieved += row_pages;
     kv->stats.bytes_retrieved += row_pages * kv->page_bytes;
-    return gather(kv, batch_of(&kv->one, layer, 1));
+    return gather(kv, batch_of(&kv->one, layer, 1), kv->lists);
 }
 
 /* The open page is in its slots alone: it cannot be missing. */
@@ -187,7 +201,7 @@ static spin_status write_open_page(struct spin_kv *kv, uint32_t seq, uint32_t la
                                            .slot_layer = layer,
                                            .pages = page};
     SPIN_TRY(kv->config.ops->kv_list(&args, kv->stream));
-    SPIN_TRY(resolve(kv, batch));
+    SPIN_TRY(resolve(kv, batch, kv->lists));
     if (spin_device_is_host(kv->stream)) {
         check_found(kv);
     }
@@ -263,18 +277,28 @@ spin_status spin_kv_step_begin(struct spin_kv *kv, const struct spin_kv_step *st
     return begin_pass(kv, SPIN_KV_PASS_STEP, count);
 }
 
-spin_status spin_kv_retrieve(struct spin_kv *kv, uint32_t layer, struct spin_page_lists *out)
+spin_status spin_kv_resolve(struct spin_kv *kv, uint32_t layer, struct spin_kv_wave wave,
+                            struct spin_page_lists *out)
 {
-    const struct spin_kv_batch batch = spin_kv_get_batch(kv, layer);
+    struct spin_kv_lists lists;
+    const struct spin_kv_batch batch = spin_kv_get_wave(kv, layer, wave, &lists);
     SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_STEP);
-    SPIN_TRY(resolve(kv, batch));
+    SPIN_TRY(resolve(kv, batch, lists));
     if (kv->poison) {
-        poison_misses(kv);
+        poison_misses(kv, &lists, batch.count * kv->config.layout.kv_heads);
     }
-    SPIN_TRY(gather(kv, batch));
     kv->pass_layer = layer;
-    *out = page_lists(kv);
+    *out = page_lists(kv, wave.first);
     return SPIN_OK;
+}
+
+spin_status spin_kv_gather(struct spin_kv *kv, uint32_t layer, struct spin_kv_wave wave)
+{
+    struct spin_kv_lists lists;
+    const struct spin_kv_batch batch = spin_kv_get_wave(kv, layer, wave, &lists);
+    SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_STEP);
+    SPIN_ASSERT_EQ(kv->pass_layer, layer);
+    return kv->may_miss ? gather(kv, batch, lists) : SPIN_OK;
 }
 
 uint32_t spin_kv_sealed(const struct spin_kv *kv, const struct spin_kv_range **out)
@@ -299,7 +323,8 @@ uint32_t spin_kv_step_work(const struct spin_kv *kv)
     SPIN_ASSERT_THREAD(&kv->owner);
     SPIN_ASSERT_EQ(kv->pass, SPIN_KV_PASS_STEP);
     return (kv->sealed_pages > 0 ? SPIN_KV_WORK_INDEX : 0) |
-           (kv->offloaded_pages > 0 ? SPIN_KV_WORK_OFFLOAD : 0);
+           (kv->offloaded_pages > 0 ? SPIN_KV_WORK_OFFLOAD : 0) |
+           (kv->may_miss ? SPIN_KV_WORK_GATHER : 0);
 }
 
 void spin_kv_step_recorded(struct spin_kv *kv)
@@ -434,6 +459,6 @@ spin_status spin_kv_prefill_begin(struct spin_kv *kv, spin_kv_seq seq, uint32_t 
     SPIN_TRY(begin_pass(kv, SPIN_KV_PASS_PREFILL, 1));
     SPIN_TRY(list_unit(kv, slot_layer));
     kv->pass_layer = layer;
-    *out = page_lists(kv);
+    *out = page_lists(kv, 0);
     return SPIN_OK;
 }

@@ -115,44 +115,126 @@ static spin_status make_qkv(struct spin_forward *forward, const struct spin_laye
     return rotate(forward, weights, rows);
 }
 
-/* The pages that the rows read and write: those that Select chose, or, in prefill, all. */
-static spin_status find_pages(struct spin_forward *forward, uint32_t layer,
-                              const struct spin_forward_rows *rows, struct spin_page_lists *out)
+/* Rows [first, first + count) of what attention works on, and the pages of their sequences. */
+struct attended {
+    uint32_t first;
+    uint32_t count;
+    struct spin_spans spans; /* counted from `first` */
+    struct spin_page_lists pages;
+    uint32_t visible_max;
+};
+
+/* Of a decode step, whose sequences have a row each. */
+static struct spin_kv_wave wave_of(const struct attended *part)
 {
-    if (rows->unit == NULL) {
-        return spin_sparse_retrieve(forward->sparse, layer, qkv_of(forward, rows->count).q, out);
-    }
+    return (struct spin_kv_wave){.first = part->first, .count = part->count};
+}
+
+static spin_status append_and_attend(struct spin_forward *forward, const struct attended *part)
+{
+    const struct spin_ops *ops = forward->config.ops;
+    const struct qkv qkv = qkv_of(forward, part->first + part->count);
+    const struct spin_matrix out =
+        spin_forward_view(forward, forward->attended, part->first + part->count, forward->q_cols);
+    const struct spin_kv_append_args append = {
+        .k = spin_forward_from_row(qkv.k, part->first),
+        .v = spin_forward_from_row(qkv.v, part->first),
+        .spans = part->spans,
+        .pages = part->pages,
+    };
+    SPIN_TRY(ops->kv_append(&append, forward->config.stream));
+    const struct spin_attention_args args = {
+        .out = spin_forward_from_row(out, part->first),
+        .q = spin_forward_from_row(qkv.q, part->first),
+        .q_heads = spin_forward_shape(forward)->q_heads,
+        .scale = forward->scale,
+        .spans = part->spans,
+        .pages = part->pages,
+        .visible_max = part->visible_max,
+        .workspace = forward->workspace,
+    };
+    return ops->attention(&args, forward->config.stream);
+}
+
+/* All pages of one sequence. */
+static spin_status attend_unit(struct spin_forward *forward, uint32_t layer,
+                               const struct spin_forward_rows *rows)
+{
     const struct spin_unit *unit = &rows->unit->unit;
-    return spin_kv_prefill_begin(forward->config.kv, rows->unit->seq, layer, unit->begin, unit->end,
-                                 unit->begin == unit->super_begin, out);
+    struct attended all = {
+        .count = rows->count, .spans = rows->spans, .visible_max = rows->visible_max[0]};
+    SPIN_TRY(spin_kv_prefill_begin(forward->config.kv, rows->unit->seq, layer, unit->begin,
+                                   unit->end, unit->begin == unit->super_begin, &all.pages));
+    return append_and_attend(forward, &all);
+}
+
+/* Select and Resolve of wave `number`; what attention will work on. */
+static spin_status select_wave(struct spin_forward *forward, uint32_t layer,
+                               const struct spin_forward_rows *rows, uint32_t number,
+                               struct attended *out)
+{
+    const bool is_dense = layer < forward->config.sparse.algorithm->dense_layers;
+    const uint32_t first = rows->count * number / rows->waves;
+    const uint32_t end = rows->count * (number + 1) / rows->waves;
+    *out = (struct attended){
+        .first = first,
+        .count = end - first,
+        .spans = {.first = rows->spans.first, .count = end - first},
+        .visible_max = rows->visible_max[is_dense ? 0 : 1],
+    };
+    return spin_sparse_select(forward->sparse, layer, wave_of(out),
+                              spin_forward_from_row(qkv_of(forward, end).q, first), &out->pages);
+}
+
+/* Beside what comes until the lane is joined. */
+static spin_status gather_beside(struct spin_forward *forward, uint32_t layer,
+                                 const struct attended *part)
+{
+    struct spin_stream *stream = forward->config.stream;
+    SPIN_TRY(spin_stream_side_begin(stream, SPIN_LANE_SOON));
+    const spin_status status = spin_kv_gather(forward->config.kv, layer, wave_of(part));
+    const spin_status ended = spin_stream_side_end(stream);
+    return status != SPIN_OK ? status : ended;
+}
+
+/* While the pages of a wave are on their way, the wave before it is attended to and the next one's
+ * are chosen. Waves touch nothing of each other's but workspaces, which one lane uses in order. */
+static spin_status attend_waves(struct spin_forward *forward, uint32_t layer,
+                                const struct spin_forward_rows *rows)
+{
+    struct spin_stream *stream = forward->config.stream;
+    struct attended chosen;
+    SPIN_TRY(select_wave(forward, layer, rows, 0, &chosen));
+    SPIN_TRY(gather_beside(forward, layer, &chosen));
+    for (uint32_t number = 1; number < rows->waves; number++) {
+        const struct attended before = chosen;
+        SPIN_TRY(select_wave(forward, layer, rows, number, &chosen));
+        SPIN_TRY(spin_stream_side_join(stream, SPIN_LANE_SOON));
+        SPIN_TRY(gather_beside(forward, layer, &chosen));
+        SPIN_TRY(append_and_attend(forward, &before));
+    }
+    SPIN_TRY(spin_stream_side_join(stream, SPIN_LANE_SOON));
+    return append_and_attend(forward, &chosen);
+}
+
+/* One wave is one sequence of operations. */
+static spin_status attend_step(struct spin_forward *forward, uint32_t layer,
+                               const struct spin_forward_rows *rows)
+{
+    struct attended all;
+    if (rows->waves > 1) {
+        return attend_waves(forward, layer, rows);
+    }
+    SPIN_TRY(select_wave(forward, layer, rows, 0, &all));
+    SPIN_TRY(spin_kv_gather(forward->config.kv, layer, wave_of(&all)));
+    return append_and_attend(forward, &all);
 }
 
 static spin_status attend(struct spin_forward *forward, uint32_t layer,
                           const struct spin_forward_rows *rows)
 {
-    const uint32_t count = rows->count;
-    const bool is_dense = layer < forward->config.sparse.algorithm->dense_layers;
-    const struct qkv qkv = qkv_of(forward, count);
-    struct spin_page_lists pages;
-    SPIN_TRY(find_pages(forward, layer, rows, &pages));
-    const struct spin_kv_append_args append = {
-        .k = qkv.k,
-        .v = qkv.v,
-        .spans = rows->spans,
-        .pages = pages,
-    };
-    SPIN_TRY(forward->config.ops->kv_append(&append, forward->config.stream));
-    const struct spin_attention_args args = {
-        .out = spin_forward_view(forward, forward->attended, count, forward->q_cols),
-        .q = qkv.q,
-        .q_heads = spin_forward_shape(forward)->q_heads,
-        .scale = forward->scale,
-        .spans = rows->spans,
-        .pages = pages,
-        .visible_max = rows->visible_max[is_dense ? 0 : 1],
-        .workspace = forward->workspace,
-    };
-    SPIN_TRY(forward->config.ops->attention(&args, forward->config.stream));
+    SPIN_TRY(rows->unit != NULL ? attend_unit(forward, layer, rows)
+                                : attend_step(forward, layer, rows));
     return spin_sparse_seal(forward->sparse, layer);
 }
 
@@ -260,6 +342,15 @@ static void bound_lists(const struct spin_forward *forward, struct spin_forward_
     }
 }
 
+/* Where nothing can be missing, or lanes are none, waves would only cost. */
+static uint32_t waves_of(const struct spin_forward *forward, uint32_t count)
+{
+    const bool fetches = (spin_kv_step_work(forward->config.kv) & SPIN_KV_WORK_GATHER) != 0;
+    return fetches && spin_stream_has_lanes(forward->config.stream)
+               ? spin_forward_waves(forward->config.waves, count)
+               : 1;
+}
+
 spin_status spin_forward_submit_step(struct spin_forward *forward,
                                      const struct spin_forward_rows *rows)
 {
@@ -291,6 +382,7 @@ spin_status spin_forward_decode(struct spin_forward *forward, const struct spin_
     SPIN_TRY(send_inputs(forward, &rows));
     SPIN_TRY(spin_sparse_step_begin(forward->sparse));
     bound_lists(forward, &rows);
+    rows.waves = waves_of(forward, count);
     SPIN_TRY(spin_forward_run_step(forward, &rows));
     forward->step_open = true;
     *out_hidden = rows.hidden;

@@ -47,6 +47,7 @@ struct spin_forward_config {
     struct spin_sparse_options sparse; /* of decode steps; prefill is dense */
     struct spin_sparse_observer observer;
     uint32_t graphs_max; /* kinds of decode steps that are kept recorded; 0: none is recorded */
+    uint32_t waves;      /* of a step that may fetch pages, on a device; 0: by its sequences */
 };
 
 /* Device memory that create will allocate, for a manager of `kv`; config->kv is not read. */

@@ -21,6 +21,12 @@ SPIN_BEGIN_DECLS
 /* The classes of layers: those that stay dense whatever the algorithm, and the others. */
 #define SPIN_FORWARD_CLASSES 2u
 
+/* A step that may fetch pages is taken in waves of so many sequences, so that one wave's pages are
+ * on their way while others are chosen and attended to. A wave costs half a dozen launches a layer,
+ * and small ones fill neither the device nor the link to the host. */
+#define SPIN_FORWARD_WAVE_SEQUENCES 8u
+#define SPIN_FORWARD_WAVES_MAX 4u
+
 /* What a layer works on: rows of hidden, and where they stand in their sequences. */
 struct spin_forward_rows {
     float *hidden;
@@ -29,6 +35,7 @@ struct spin_forward_rows {
     const uint32_t *positions;                  /* device [count] */
     const int32_t *tokens;                      /* device [count] */
     uint32_t visible_max[SPIN_FORWARD_CLASSES]; /* no list of a layer of the class is longer */
+    uint32_t waves;                             /* of a decode step */
     const struct spin_forward_unit *unit;       /* of prefill; NULL: a decode step */
 };
 
@@ -102,12 +109,27 @@ SPIN_INLINE struct spin_matrix spin_forward_columns(struct spin_matrix all, uint
     return all;
 }
 
+/* The rows from `first` on. */
+SPIN_INLINE struct spin_matrix spin_forward_from_row(struct spin_matrix all, uint32_t first)
+{
+    all.data = (uint8_t *)all.data + first * spin_dtype_row_bytes(all.dtype, (uint32_t)all.stride);
+    all.rows -= first;
+    return all;
+}
+
 /* The fields that follow from the configuration; nothing is allocated. */
 struct spin_forward spin_forward_measure(const struct spin_forward_config *config,
                                          struct spin_kv_layout layout, uint32_t page_tokens);
 struct spin_sparse_config spin_forward_sparse_config(const struct spin_forward *forward);
 SPIN_MUST_USE spin_status spin_forward_alloc(struct spin_forward *forward, struct spin_error *err);
 void spin_forward_free(struct spin_forward *forward); /* what alloc got, as far as it got */
+
+/* Waves of a step of `count` sequences that may fetch pages; configured 0: by the count. */
+SPIN_INLINE uint32_t spin_forward_waves(uint32_t configured, uint32_t count)
+{
+    const uint32_t by_count = SPIN_MIN(count / SPIN_FORWARD_WAVE_SEQUENCES, SPIN_FORWARD_WAVES_MAX);
+    return SPIN_MAX(SPIN_MIN(configured != 0 ? configured : by_count, count), 1U);
+}
 
 /* A decode step begins: an upper bound of `tokens`, one of few, so that recordings repeat. */
 uint32_t spin_forward_round_up(const struct spin_forward *forward, uint32_t tokens);

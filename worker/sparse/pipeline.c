@@ -1,4 +1,4 @@
-/* Index and Offload of a layer write what no operation of the same step reads, so they run on the
+/* Index and Offload of a layer write what no operation of the same step reads, so they run on a
  * side lane, beside the rest of the layer. They read its lists: the lane is joined before Select
  * makes the next layer's. */
 #include "base/assert.h"
@@ -119,29 +119,33 @@ uint32_t spin_sparse_list_tokens(const struct spin_sparse *sparse, uint32_t laye
     return sparse->list_tokens[layer < sparse->config.options.algorithm->dense_layers ? 0 : 1];
 }
 
-spin_status spin_sparse_retrieve(struct spin_sparse *sparse, uint32_t layer, struct spin_matrix q,
-                                 struct spin_page_lists *out)
+spin_status spin_sparse_select(struct spin_sparse *sparse, uint32_t layer, struct spin_kv_wave wave,
+                               struct spin_matrix q, struct spin_page_lists *out)
 {
     const struct spin_sparse_config *config = &sparse->config;
     const struct spin_sparse_algorithm *algorithm = config->options.algorithm;
+    const struct spin_kv_window *windows =
+        layer < algorithm->dense_layers ? sparse->everything : sparse->windows;
+    struct spin_kv_lists lists;
+    const struct spin_kv_batch batch = spin_kv_get_wave(config->kv, layer, wave, &lists);
     const struct spin_kv_select_args args = {
         .view = spin_kv_get_view(config->kv),
-        .batch = spin_kv_get_batch(config->kv, layer),
-        .lists = spin_kv_get_lists(config->kv),
+        .batch = batch,
+        .lists = lists,
         .summary = algorithm->summary,
         .always_score = config->options.verify,
         .q = q,
         .q_heads = config->q_heads,
         .scale = config->scale,
-        .windows = layer < algorithm->dense_layers ? sparse->everything : sparse->windows,
+        .windows = windows + wave.first,
         .workspace = sparse->workspace,
     };
     SPIN_TRY(spin_stream_side_join(config->stream, SPIN_LANE_LATE));
     SPIN_TRY(config->ops->kv_select(&args, config->stream));
     if (config->observer.selected != NULL) {
-        config->observer.selected(config->observer.context, &args.batch, &args.lists);
+        config->observer.selected(config->observer.context, wave.first, &batch, &lists);
     }
-    return spin_kv_retrieve(config->kv, layer, out);
+    return spin_kv_resolve(config->kv, layer, wave, out);
 }
 
 static spin_status index_sealed(struct spin_sparse *sparse, uint32_t layer)

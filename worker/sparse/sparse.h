@@ -62,11 +62,12 @@ uint32_t spin_sparse_mandatory(const void *context, uint32_t layer, uint32_t tok
 void spin_sparse_fill_kv_config(const struct spin_sparse_options *options,
                                 struct spin_kv_config *config);
 
-/* Bench and tests: called after Select was submitted, before Retrieve. What it submits becomes part
- * of a recording, where it is called but once. batch and lists are device memory. */
+/* Bench and tests: called after Select of a wave was submitted, before Retrieve. What it submits
+ * becomes part of a recording, where it is called but once. batch and lists are of the sequences
+ * from `first` of the step on, in device memory. */
 struct spin_sparse_observer {
     void *context;
-    void (*selected)(void *context, const struct spin_kv_batch *batch,
+    void (*selected)(void *context, uint32_t first, const struct spin_kv_batch *batch,
                      const struct spin_kv_lists *lists);
 };
 
@@ -97,12 +98,14 @@ void spin_sparse_destroy(struct spin_sparse *sparse); /* NULL is allowed */
 SPIN_MUST_USE spin_status spin_sparse_step_begin(struct spin_sparse *sparse);
 /* Of that step: no list of `layer` sees more tokens. */
 uint32_t spin_sparse_list_tokens(const struct spin_sparse *sparse, uint32_t layer);
-/* Joins the side lane; Select and Retrieve for one layer of the step: q is [count][q_heads *
- * head_dim], rotated. *out: lists for kv_append and attention. */
-SPIN_MUST_USE spin_status spin_sparse_retrieve(struct spin_sparse *sparse, uint32_t layer,
-                                               struct spin_matrix q, struct spin_page_lists *out);
-/* Index and Offload of what this layer's pass, decode or prefill, has sealed, on the side lane;
- * after kv_append. Joined by the next layer's retrieve, and by whoever ends the pass. */
+/* Select and Resolve of a wave in one layer of the step; the layer's waves come in order. q:
+ * [wave.count][q_heads * head_dim], rotated. *out: lists for kv_append and attention, which may
+ * come after the gather (spin_kv_gather). Waits for what was sealed (SPIN_LANE_LATE). */
+SPIN_MUST_USE spin_status spin_sparse_select(struct spin_sparse *sparse, uint32_t layer,
+                                             struct spin_kv_wave wave, struct spin_matrix q,
+                                             struct spin_page_lists *out);
+/* Index and Offload of what this layer's pass, decode or prefill, has sealed, on SPIN_LANE_LATE;
+ * after kv_append. Joined by the next layer's select, and by whoever ends the pass. */
 SPIN_MUST_USE spin_status spin_sparse_seal(struct spin_sparse *sparse, uint32_t layer);
 
 void spin_sparse_get_stats(const struct spin_sparse *sparse, struct spin_sparse_stats *out);

@@ -45,6 +45,7 @@ struct options {
     const char *trace_path;
     double slots_factor;
     uint32_t budget;
+    uint32_t waves;
     uint32_t warm;
     uint32_t steps;
     uint64_t host_bytes;
@@ -82,6 +83,8 @@ static const struct spin_option option_table[] = {
      .help = "Slots of a row, in multiples of what a step reads."},
     {OPTION("budget", SPIN_OPTION_U32, budget, "0"), .max = 1 << 20, .unit = "tokens",
      .help = "Tokens that a step chooses; 0: the algorithm's default."},
+    {OPTION("waves", SPIN_OPTION_U32, waves, "0"), .max = 64,
+     .help = "Waves that a layer's sequences are retrieved in; 0: as the product does."},
     {OPTION("warm", SPIN_OPTION_U32, warm, "32"), .min = 0, .max = 4096,
      .help = "Steps before the measured ones."},
     {OPTION("steps", SPIN_OPTION_U32, steps, "24"), .min = 1, .max = 4096,
@@ -185,6 +188,7 @@ static struct spin_scene_config scene_config(struct bench *bench, const struct p
         .steps_max = RUNS_MAX * (options->warm + options->steps),
         .slots_factor = is_dense(place) ? 0 : slots_factor,
         .frame_bytes = options->host_bytes,
+        .waves = options->waves,
         .seed = options->seed,
     };
 }
@@ -287,11 +291,12 @@ static void print_row(const struct bench *bench, const struct place *place,
     }
     printf("%s\n", aliased ? "  aliased" : "");
     print_result_place(bench, "decode", place);
-    printf(" choices=%s overlap=%.0f returns=%.0f slots=%.1f ms=%.4f ms_p10=%.4f ms_p90=%.4f "
-           "ms_mean=%.4f submit_ms=%.4f end_ms=%.4f",
-           row->run.trace != NULL ? "trace" : "drift", 100 * row->run.overlap,
-           100 * row->run.returns, config->slots_factor, result->ms, result->ms_p10, result->ms_p90,
-           result->ms_mean, result->submit_ms, result->end_ms);
+    printf(
+        " waves=%u choices=%s overlap=%.0f returns=%.0f slots=%.1f ms=%.4f ms_p10=%.4f ms_p90=%.4f "
+        "ms_mean=%.4f submit_ms=%.4f end_ms=%.4f",
+        config->waves, row->run.trace != NULL ? "trace" : "drift", 100 * row->run.overlap,
+        100 * row->run.returns, config->slots_factor, result->ms, result->ms_p10, result->ms_p90,
+        result->ms_mean, result->submit_ms, result->end_ms);
     printf(" floor_ms=%.4f floor_serial_ms=%.4f hbm_ms=%.4f pcie_ms=%.4f x=%.3f x_serial=%.3f",
            row->floor.overlapped_ms, row->floor.serial_ms, row->floor.hbm_ms, row->floor.pcie_ms,
            result->ms / row->floor.overlapped_ms, result->ms / row->floor.serial_ms);

@@ -89,7 +89,7 @@ static uint16_t *pages_of(const struct lists *lists, void *memory)
 }
 
 /* A spin_sparse_observer, after Select. */
-static void selected(void *context, const struct spin_kv_batch *batch,
+static void selected(void *context, uint32_t first, const struct spin_kv_batch *batch,
                      const struct spin_kv_lists *lists)
 {
     struct spin_scene *scene = context;
@@ -98,13 +98,14 @@ static void selected(void *context, const struct spin_kv_batch *batch,
         return;
     }
     const struct lists *mine = &scene->lists;
-    const uint64_t first = (uint64_t)(batch->layer - dense) * mine->rows;
+    const uint32_t heads = scene->kv_config.layout.kv_heads;
+    const uint64_t row = (uint64_t)(batch->layer - dense) * mine->rows + (uint64_t)first * heads;
     const struct spin_put_args args = {
         .lists = *lists,
-        .pages = pages_of(mine, mine->device) + first * mine->stride,
-        .page_count = (const uint32_t *)mine->device + first,
+        .pages = pages_of(mine, mine->device) + row * mine->stride,
+        .page_count = (const uint32_t *)mine->device + row,
         .stride = mine->stride,
-        .rows = mine->rows,
+        .rows = batch->count * heads,
     };
     const spin_status status = scene->config.rig->put(&args, scene->config.rig->stream);
     if (scene->put_status == SPIN_OK) {
@@ -269,6 +270,7 @@ static struct spin_forward_config forward_config(struct spin_scene *scene)
         .sparse = config->sparse,
         .observer = {.context = scene, .selected = selected},
         .graphs_max = GRAPHS_MAX,
+        .waves = config->waves,
     };
 }
 

@@ -27,6 +27,7 @@ struct spin_scene_config {
     uint32_t steps_max;   /* of all runs */
     double slots_factor;  /* as spin_rig_kv's; dense: 0 */
     uint64_t frame_bytes; /* as spin_rig_kv's */
+    uint32_t waves;       /* as spin_forward_config's */
     uint64_t seed;
 };
 

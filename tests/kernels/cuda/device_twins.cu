@@ -219,6 +219,39 @@ static bool lanes_ran(const struct lane_words *words, uint32_t times)
            word[5] == 9 * times;
 }
 
+/* Joining one lane is not joining the other: late: waits for the flag that the main lane raises once
+ * the soon one is joined, then word 4; soon: word 1 late, which the main lane takes to word 5. */
+static bool submit_both_lanes(struct spin_twins *twins, const struct lane_words *words)
+{
+    struct spin_stream *stream = twins->cuda;
+    uint32_t *word = words->device;
+    bool ok = spin_stream_side_begin(stream, SPIN_LANE_LATE) == SPIN_OK;
+    wait_for_flag<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 2, word + 3, 2 * SPIN_NS_PER_S);
+    set_later<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 4, 9);
+    ok = spin_stream_side_end(stream) == SPIN_OK && ok;
+    ok = spin_stream_side_begin(stream, SPIN_LANE_SOON) == SPIN_OK && ok;
+    set_later<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 1, 7);
+    ok = spin_stream_side_end(stream) == SPIN_OK && ok;
+    ok = spin_stream_side_join(stream, SPIN_LANE_SOON) == SPIN_OK && ok;
+    add_words<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 5, word + 1, 1);
+    set_later<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 2, 1);
+    ok = spin_stream_side_join(stream, SPIN_LANE_LATE) == SPIN_OK && ok;
+    add_words<<<1, 1, 0, spin_stream_cuda(stream)>>>(word + 5, word + 4, 1);
+    return spin_cuda_launched("both lanes") == SPIN_OK && ok;
+}
+
+static void check_both_lanes(struct spin_twins *twins)
+{
+    struct lane_words words = {NULL, NULL};
+    if (!lane_words_alloc(twins, &words)) {
+        return;
+    }
+    const bool ok = submit_both_lanes(twins, &words) && read_words(twins, &words);
+    expect(twins, "device_lanes_are_joined_alone",
+           ok && words.host[3] == 1 && words.host[5] == 7 + 9);
+    lane_words_free(twins, &words);
+}
+
 static void check_lanes(struct spin_twins *twins)
 {
     struct lane_words words = {NULL, NULL};
@@ -227,12 +260,15 @@ static void check_lanes(struct spin_twins *twins)
     }
     expect(twins, "device_lanes",
            submit_lanes(twins, &words) && read_words(twins, &words) && lanes_ran(&words, 1));
-    /* A wait is for both lanes. */
-    bool ok = spin_stream_side_begin(twins->cuda, SPIN_LANE_LATE) == SPIN_OK;
-    set_later<<<1, 1, 0, spin_stream_cuda(twins->cuda)>>>(words.host + 6, 11);
-    ok = spin_stream_side_end(twins->cuda) == SPIN_OK && ok;
+    /* A wait is for all lanes. */
+    bool ok = spin_stream_has_lanes(twins->cuda);
+    for (uint32_t i = 0; i < SPIN_SIDE_LANES; i++) {
+        ok = spin_stream_side_begin(twins->cuda, (enum spin_lane)i) == SPIN_OK && ok;
+        set_later<<<1, 1, 0, spin_stream_cuda(twins->cuda)>>>(words.host + 6 + i, 11 + i);
+        ok = spin_stream_side_end(twins->cuda) == SPIN_OK && ok;
+    }
     ok = spin_stream_sync(twins->cuda, WAIT_NS) == SPIN_OK && ok;
-    expect(twins, "device_wait_for_both_lanes", ok && words.host[6] == 11);
+    expect(twins, "device_wait_for_all_lanes", ok && words.host[6] == 11 && words.host[7] == 12);
     lane_words_free(twins, &words);
 }
 
@@ -343,6 +379,7 @@ void spin_twins_device(struct spin_twins *twins)
     check_copies(twins, true);
     check_copies(twins, false);
     check_lanes(twins);
+    check_both_lanes(twins);
     check_graph(twins);
     check_memory_query(twins);
     check_lost(twins);

@@ -99,6 +99,7 @@ static void choose(struct script *script, uint32_t layer, uint32_t tokens)
 
 static spin_status decode(struct script *script, uint32_t index, uint32_t steps)
 {
+    const struct spin_kv_wave one = {.first = 0, .count = 1};
     struct spin_kv *kv = script->world.kv;
     for (uint32_t i = 0; i < steps; i++) {
         const uint32_t tokens = ++script->tokens[index];
@@ -107,7 +108,8 @@ static spin_status decode(struct script *script, uint32_t index, uint32_t steps)
         for (uint32_t layer = 0; layer < script->world.options.layers; layer++) {
             struct spin_page_lists out;
             choose(script, layer, tokens);
-            SPIN_TRY(spin_kv_retrieve(kv, layer, &out));
+            SPIN_TRY(spin_kv_resolve(kv, layer, one, &out));
+            SPIN_TRY(spin_kv_gather(kv, layer, one));
             SPIN_TRY(spin_kv_offload(kv, layer));
         }
         SPIN_TRY(spin_kv_step_end(kv));

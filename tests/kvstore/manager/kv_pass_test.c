@@ -170,7 +170,8 @@ static void leave_out_a_page(void *argument)
         memcpy(lists.pages + head * lists.stride, pages[head], sizeof pages[head]);
         lists.page_count[head] = 3;
     }
-    SPIN_EXPECT_OK(spin_kv_retrieve(world->kv, 0, &out), NULL);
+    SPIN_EXPECT_OK(
+        spin_kv_resolve(world->kv, 0, (struct spin_kv_wave){.first = 0, .count = 1}, &out), NULL);
     struct spin_kv_index_args args = {.view = spin_kv_get_view(world->kv),
                                       .batch = spin_kv_get_batch(world->kv, 0),
                                       .lists = lists,

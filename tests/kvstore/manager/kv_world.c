@@ -645,11 +645,31 @@ static void compare_step(const void *context)
     }
 }
 
+/* A wave's gather runs beside what comes until the next one's has to begin. *out: its lists. */
+static void retrieve(struct world *world, uint32_t layer, struct spin_kv_wave wave,
+                     struct spin_page_lists *out)
+{
+    SPIN_EXPECT_OK(spin_kv_resolve(world->kv, layer, wave, out), NULL);
+    SPIN_EXPECT_OK(spin_stream_side_join(world->stream, SPIN_LANE_SOON), NULL);
+    SPIN_EXPECT_OK(spin_stream_side_begin(world->stream, SPIN_LANE_SOON), NULL);
+    SPIN_EXPECT_OK(spin_kv_gather(world->kv, layer, wave), NULL);
+    SPIN_EXPECT_OK(spin_stream_side_end(world->stream), NULL);
+}
+
+/* Two waves, where there are two sequences. The lists of the first begin where those of all do. */
 static void step_layer(struct world *world, uint32_t layer)
 {
+    const uint32_t half = (world->pass.count + 1) / 2;
+    const uint32_t rest = world->pass.count - half;
     struct spin_page_lists lists;
+    struct spin_page_lists others;
     run(world, put_selection, layer, false);
-    SPIN_EXPECT_OK(spin_kv_retrieve(world->kv, layer, &lists), NULL);
+    retrieve(world, layer, (struct spin_kv_wave){.first = 0, .count = half}, &lists);
+    if (rest > 0) {
+        retrieve(world, layer, (struct spin_kv_wave){.first = half, .count = rest}, &others);
+        assert_ptr_equal(others.visible, lists.visible + (uint64_t)half * world->options.heads);
+    }
+    SPIN_EXPECT_OK(spin_stream_side_join(world->stream, SPIN_LANE_SOON), NULL);
     run(world, compare_step, layer, false);
     append(world, layer, &lists);
     run(world, compare_step, layer, true);

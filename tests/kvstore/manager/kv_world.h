@@ -19,7 +19,7 @@ SPIN_BEGIN_DECLS
 
 #define WORLD_LAYERS_MAX 2u
 #define WORLD_HEADS_MAX 8u
-#define WORLD_WORKS 4u
+#define WORLD_WORKS 8u
 #define WORLD_SEQUENCES 6u
 
 /* A demand like an algorithm's: everything below `dense_below` tokens, then so many pages. */

@@ -1,8 +1,8 @@
 /* Method: three sequences of different lengths are prefilled and decoded together, one of them
  * pausing now and then, on processors, where every operation is over at once, and on a device that
- * is late and not the host's (fake_device.h): unrecorded, recorded, and with room for too few
- * recordings. All logits must be the same bits, and the counters must say that steps were replayed
- * and that the small pool had pages to fetch. */
+ * is late and not the host's (fake_device.h): unrecorded, recorded, with room for too few
+ * recordings, and in several waves. All logits must be the same bits, and the counters must say
+ * that steps were replayed and taken in waves, and that the small pool had pages to fetch. */
 #include "base/clock.h"
 #include "base/rng.h"
 #include "model/weights/place.h"
@@ -35,6 +35,7 @@ struct machine {
     struct spin_stream *stream;
     const struct spin_ops *ops;
     uint32_t graphs_max;
+    uint32_t waves;
     struct spin_sparse_observer observer;
 };
 
@@ -111,6 +112,7 @@ static struct spin_forward_config forward_config(const struct run *run,
         .sparse = *options,
         .observer = run->machine->observer,
         .graphs_max = run->machine->graphs_max,
+        .waves = run->machine->waves,
     };
 }
 
@@ -245,6 +247,22 @@ static void run_plan(struct run *run, const struct plan *plan, const struct mach
     run->seen = seen;
 }
 
+/* What an observer saw of the layers that were submitted. */
+struct calls {
+    uint64_t first_waves;
+    uint64_t other_waves;
+};
+
+static void count_call(void *context, uint32_t first, const struct spin_kv_batch *batch,
+                       const struct spin_kv_lists *lists)
+{
+    struct calls *calls = context;
+    (void)lists;
+    assert_in_range(batch->count, 1, SEQUENCES - first);
+    calls->first_waves += first == 0;
+    calls->other_waves += first > 0;
+}
+
 static struct machine open_fake(uint32_t graphs_max)
 {
     return (struct machine){.stream = spin_fake_stream_create(DEVICE_BYTES),
@@ -278,20 +296,25 @@ static uint32_t bits_of(float value)
     return bits;
 }
 
-static void expect_same(const struct plan *plan, const struct run *wanted, uint32_t graphs_max)
+static void expect_same(const struct plan *plan, const struct run *wanted, uint32_t graphs_max,
+                        uint32_t waves)
 {
     struct run run;
-    const struct machine machine = open_fake(graphs_max);
+    struct calls calls = {0};
+    struct machine machine = open_fake(graphs_max);
+    machine.waves = waves;
+    machine.observer = (struct spin_sparse_observer){.context = &calls, .selected = count_call};
     run_plan(&run, plan, &machine);
     for (uint64_t i = 0; i < (uint64_t)plan->steps * SEQUENCES * VOCAB; i++) {
         if (bits_of(run.seen[i]) != bits_of(wanted->seen[i])) {
-            fail_msg("%s on %s, %u recordings: step %lu, sequence %lu: %g instead of %g",
-                     plan->algorithm->name, plan->model, graphs_max,
+            fail_msg("%s on %s, %u recordings, %u waves: step %lu, sequence %lu: %g instead of %g",
+                     plan->algorithm->name, plan->model, graphs_max, waves,
                      (unsigned long)(i / VOCAB / SEQUENCES), (unsigned long)(i / VOCAB % SEQUENCES),
                      (double)run.seen[i], (double)wanted->seen[i]);
         }
     }
     expect_counters(plan, &run);
+    assert_int_equal(calls.other_waves > 0, plan->small_pool && waves > 1);
     assert_int_equal(run.kv_stats.misses, wanted->kv_stats.misses);
     assert_int_equal(run.kv_stats.evictions, wanted->kv_stats.evictions);
     assert_int_equal(run.kv_stats.pages_offloaded, wanted->kv_stats.pages_offloaded);
@@ -317,10 +340,11 @@ static void expect_plan(const struct plan *plan)
     run_plan(&wanted, plan, &cpu);
     assert_int_equal(wanted.graph_stats.steps, 0); /* nothing is recorded there */
     expect_counters(plan, &wanted);
-    expect_same(plan, &wanted, 0);
-    expect_same(plan, &wanted, 32);
+    expect_same(plan, &wanted, 0, 0);
+    expect_same(plan, &wanted, 32, 2);
     if (plan->small_pool) {
-        expect_same(plan, &wanted, 1);
+        expect_same(plan, &wanted, 0, SEQUENCES);
+        expect_same(plan, &wanted, 1, 0);
     }
     free(wanted.seen);
     spin_stream_destroy(cpu.stream);
@@ -345,28 +369,58 @@ static void test_quest(void **state)
     expect_plan(&(struct plan){"random:tiny-qwen2", &spin_sparse_quest, true, 40});
 }
 
-static void count_call(void *context, const struct spin_kv_batch *batch,
-                       const struct spin_kv_lists *lists)
-{
-    (void)batch;
-    (void)lists;
-    (*(uint64_t *)context)++;
-}
-
 /* An observer is called for every layer that is submitted, and a replay submits none. */
 static void test_observer(void **state)
 {
     (void)state;
     const struct plan plan = {"random:tiny", &spin_sparse_shadowkv, false, STEPS_MAX};
-    uint64_t calls = 0;
+    struct calls calls = {0};
     struct machine machine = open_fake(32);
     machine.observer = (struct spin_sparse_observer){.context = &calls, .selected = count_call};
     struct run run;
     run_plan(&run, &plan, &machine);
     assert_true(run.graph_stats.replayed > 0);
-    assert_int_equal(calls, 2 * (plan.steps - run.graph_stats.replayed));
+    assert_int_equal(calls.first_waves, 2 * (plan.steps - run.graph_stats.replayed));
+    assert_int_equal(calls.other_waves, 0); /* nothing may be missing */
     free(run.seen);
     spin_stream_destroy(machine.stream);
+}
+
+static spin_status no_gather(const struct spin_kv_gather_args *args, struct spin_stream *stream)
+{
+    (void)args;
+    (void)stream;
+    fail_msg("a gather where all pages are there");
+    return SPIN_ERR_UNSUPPORTED;
+}
+
+static void test_resident_gathers_nothing(void **state)
+{
+    (void)state;
+    const struct plan plan = {"random:tiny", &spin_sparse_shadowkv, false, 4};
+    struct spin_ops ops = spin_ops_fake;
+    ops.kv_gather = no_gather;
+    struct machine machine = open_fake(0);
+    machine.ops = &ops;
+    struct run run;
+    run_plan(&run, &plan, &machine);
+    free(run.seen);
+    spin_stream_destroy(machine.stream);
+}
+
+/* By the count, unless the configuration says how many. */
+static void test_waves(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t count;
+        uint32_t configured;
+        uint32_t waves;
+    } rows[] = {{1, 0, 1},  {8, 0, 1},   {15, 0, 1}, {16, 0, 2}, {31, 0, 3},
+                {32, 0, 4}, {256, 0, 4}, {32, 1, 1}, {3, 2, 2},  {3, 9, 3}};
+    for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(rows); i++) {
+        assert_int_equal(spin_forward_waves(rows[i].configured, rows[i].count), rows[i].waves);
+    }
 }
 
 /* Wherever the device is lost, the call says so and everything can be taken down. */
@@ -439,10 +493,15 @@ static void test_bounds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dense),       cmocka_unit_test(test_shadowkv),
-        cmocka_unit_test(test_quest),       cmocka_unit_test(test_observer),
-        cmocka_unit_test(test_lost_device), cmocka_unit_test(test_planned_bytes),
+        cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_shadowkv),
+        cmocka_unit_test(test_quest),
+        cmocka_unit_test(test_observer),
+        cmocka_unit_test(test_lost_device),
+        cmocka_unit_test(test_planned_bytes),
         cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_waves),
+        cmocka_unit_test(test_resident_gathers_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,9 +58,10 @@ static bool write_words(const void *words, uint64_t count)
 }
 
 /* Called after Select. */
-static void write_pages(void *context, const struct spin_kv_batch *batch,
+static void write_pages(void *context, uint32_t first, const struct spin_kv_batch *batch,
                         const struct spin_kv_lists *lists)
 {
+    (void)first; /* one wave: all */
     const struct layer *layer = context;
     if (batch->layer + 1 < LAYERS) {
         return;
@@ -144,11 +145,13 @@ static struct spin_attention_args attention_args(struct layer *layer, uint32_t t
 static spin_status step(struct layer *layer, uint32_t token)
 {
     const struct spin_kv_step one = {.seq = layer->seq, .tokens = token + 1};
+    const struct spin_kv_wave wave = {.first = 0, .count = 1};
     SPIN_TRY(spin_kv_step_begin(layer->kv, &one, 1));
     SPIN_TRY(spin_sparse_step_begin(layer->sparse));
     for (uint32_t number = 0; number < LAYERS; number++) {
         struct spin_attention_args args = attention_args(layer, token);
-        SPIN_TRY(spin_sparse_retrieve(layer->sparse, number, args.q, &args.pages));
+        SPIN_TRY(spin_sparse_select(layer->sparse, number, wave, args.q, &args.pages));
+        SPIN_TRY(spin_kv_gather(layer->kv, number, wave));
         SPIN_TRY(append(layer, token, token + 1, &args.pages));
         SPIN_TRY(layer->ops->attention(&args, layer->stream));
         SPIN_TRY(spin_sparse_seal(layer->sparse, number));

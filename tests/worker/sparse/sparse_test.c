@@ -126,9 +126,10 @@ struct run {
 };
 
 /* Called after every Select: the rules that hold for any list of any algorithm. */
-static void on_selected(void *context, const struct spin_kv_batch *batch,
+static void on_selected(void *context, uint32_t first, const struct spin_kv_batch *batch,
                         const struct spin_kv_lists *lists)
 {
+    (void)first; /* one wave: all */
     struct run *run = context;
     run->steps_seen++;
     assert_int_equal(batch->count, 1);
