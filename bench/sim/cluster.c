@@ -143,16 +143,17 @@ static void on_finished(void *context, uint64_t at_ns, struct spin_sim_request *
 static void visit(struct cluster *cluster, uint32_t index)
 {
     struct spin_sim_worker *engine = cluster->workers[index].engine;
-    spin_sim_worker_advance(engine, cluster->now_ns);
-    spin_agenda_set(cluster->agenda, index,
-                    spin_sim_worker_next_ns(engine, cluster->config.stepwise));
+    if (spin_sim_worker_advance(engine, cluster->now_ns)) {
+        spin_agenda_set(cluster->agenda, index,
+                        spin_sim_worker_next_ns(engine, cluster->config.stepwise));
+    }
 }
 
 /* True when it went there. Refused, it is the first to go elsewhere. */
 static bool send(struct cluster *cluster, struct request *request, uint32_t index)
 {
     struct worker *worker = &cluster->workers[index];
-    spin_sim_worker_advance(worker->engine, cluster->now_ns);
+    visit(cluster, index);
     if (spin_sim_worker_submit(worker->engine, cluster->now_ns, &request->asked) != SPIN_OK) {
         cluster->views[index].takes = false;
         cluster->stats.refusals++;

@@ -32,6 +32,8 @@ struct spin_sim_worker {
 
     uint64_t step_ns;
     double prefill_tokens_per_s;
+    struct spin_sim_load load; /* as of the last change, if `load_is_new` */
+    bool load_is_new;
     struct spin_sim_worker_stats stats;
 };
 
@@ -175,6 +177,7 @@ static void begin(struct spin_sim_worker *worker, uint64_t takes_ns)
 static void run_on(struct spin_sim_worker *worker)
 {
     worker->busy = false;
+    worker->load_is_new = false;
     take_inbox(worker);
     for (;;) {
         struct spin_command *command = &worker->command;
@@ -240,8 +243,9 @@ static void end_step(struct spin_sim_worker *worker)
     worker->step_ns = (uint64_t)average((double)worker->step_ns, (double)worker->elapsed_ns);
 }
 
-void spin_sim_worker_advance(struct spin_sim_worker *worker, uint64_t until_ns)
+bool spin_sim_worker_advance(struct spin_sim_worker *worker, uint64_t until_ns)
 {
+    bool changed = false;
     while (worker->busy && worker->end_ns <= until_ns) {
         worker->now_ns = worker->end_ns;
         if (worker->command.kind == SPIN_COMMAND_PREFILL) {
@@ -250,7 +254,9 @@ void spin_sim_worker_advance(struct spin_sim_worker *worker, uint64_t until_ns)
             end_step(worker);
         }
         run_on(worker);
+        changed = true;
     }
+    return changed;
 }
 
 spin_status spin_sim_worker_submit(struct spin_sim_worker *worker, uint64_t now_ns,
@@ -298,17 +304,23 @@ uint64_t spin_sim_worker_next_ns(const struct spin_sim_worker *worker, bool step
     return SPIN_MIN(worker->end_ns + steps_ns, SPIN_MAX(deadline_ns, worker->end_ns));
 }
 
-void spin_sim_worker_get_load(const struct spin_sim_worker *worker, struct spin_sim_load *out)
+/* The scheduler walks everybody in flight for its numbers, and a large cluster reports thousands of
+ * times a second: between two changes they are the same. */
+void spin_sim_worker_get_load(struct spin_sim_worker *worker, struct spin_sim_load *out)
 {
-    struct spin_scheduler_stats stats;
-    spin_scheduler_get_stats(worker->scheduler, &stats);
-    *out =
-        (struct spin_sim_load){.running = stats.in_flight,
-                               .waiting = stats.waiting,
-                               .kv_tokens_used = (uint64_t)stats.blocks_held * SPIN_BLOCK_TOKENS,
-                               .queued_prompt_tokens = stats.waiting_tokens + stats.prefill_tokens,
-                               .step_ns = worker->step_ns,
-                               .prefill_tokens_per_s = worker->prefill_tokens_per_s};
+    if (!worker->load_is_new) {
+        struct spin_scheduler_stats stats;
+        spin_scheduler_get_stats(worker->scheduler, &stats);
+        worker->load_is_new = true;
+        worker->load = (struct spin_sim_load){
+            .running = stats.in_flight,
+            .waiting = stats.waiting,
+            .kv_tokens_used = (uint64_t)stats.blocks_held * SPIN_BLOCK_TOKENS,
+            .queued_prompt_tokens = stats.waiting_tokens + stats.prefill_tokens,
+            .step_ns = worker->step_ns,
+            .prefill_tokens_per_s = worker->prefill_tokens_per_s};
+    }
+    *out = worker->load;
 }
 
 void spin_sim_worker_get_stats(const struct spin_sim_worker *worker,

@@ -72,12 +72,13 @@ void spin_sim_worker_destroy(struct spin_sim_worker *worker);
 /* Advanced to now_ns before. */
 SPIN_MUST_USE spin_status spin_sim_worker_submit(struct spin_sim_worker *worker, uint64_t now_ns,
                                                  struct spin_sim_request *request);
-void spin_sim_worker_advance(struct spin_sim_worker *worker, uint64_t until_ns);
+/* Returns false when nothing has happened: next_ns is what it was. */
+bool spin_sim_worker_advance(struct spin_sim_worker *worker, uint64_t until_ns);
 /* No request ends before; SPIN_NO_DEADLINE: it is idle. `stepwise`: the end of the command at hand
  * instead, which tests compare with. */
 uint64_t spin_sim_worker_next_ns(const struct spin_sim_worker *worker, bool stepwise);
 /* As of the time that it was advanced to. What is in its inbox is not in it, as in reality. */
-void spin_sim_worker_get_load(const struct spin_sim_worker *worker, struct spin_sim_load *out);
+void spin_sim_worker_get_load(struct spin_sim_worker *worker, struct spin_sim_load *out);
 void spin_sim_worker_get_stats(const struct spin_sim_worker *worker,
                                struct spin_sim_worker_stats *out);
 
