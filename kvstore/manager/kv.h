@@ -188,7 +188,7 @@ struct spin_kv_table_bytes {
     uint64_t slab_lists;       /* HBM: what each layer was granted */
     uint64_t lists;            /* HBM: of a pass */
     uint64_t summaries;        /* HBM */
-    uint64_t cpu_page_table;   /* host */
+    uint64_t cpu_page_table;   /* host, and a copy in HBM where that is another memory */
     uint64_t partition_offset; /* host: 0 while partitions have one size */
 };
 

@@ -39,7 +39,7 @@ struct placer {
     uint8_t *stages[STAGES]; /* [STAGING_BYTES] each, pinned */
     uint32_t stage;          /* the next to be filled */
     uint32_t thread_count;
-    uint8_t *target; /* on the device; NULL: only counting */
+    uint8_t *target; /* on the device */
     uint64_t used_bytes;
     uint64_t total_bytes;
     uint64_t logged_ns;

@@ -85,7 +85,7 @@ static uint64_t table_bytes(const struct spin_kv_config *kv)
     struct spin_kv_table_bytes tables;
     spin_kv_plan_tables(kv, &tables);
     return tables.directory + tables.page_table + tables.stamps + tables.slab_lists + tables.lists +
-           tables.summaries;
+           tables.summaries + tables.cpu_page_table; /* a copy of the host's lies there, too */
 }
 
 /* The largest pool that fits `bytes` together with its tables, which grow with it. */
@@ -193,8 +193,9 @@ static spin_status cap_model_len(struct spin_engine *engine, const struct tiers 
             above = tokens;
         }
     }
-    if (fits == 0 && tiers->on_gpu && config->kv_hbm_bytes == 0) {
-        return too_little_room(engine, tiers, hbm_needed(engine, tiers, 1), err);
+    const uint64_t least = hbm_needed(engine, tiers, 1);
+    if (least > hbm && tiers->on_gpu && config->kv_hbm_bytes == 0) {
+        return too_little_room(engine, tiers, least, err);
     }
     if (fits == 0) {
         return spin_fail(err, SPIN_ERR_INVALID,

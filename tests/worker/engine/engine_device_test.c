@@ -327,6 +327,18 @@ static void test_a_lost_device_fails_everybody_once(void **state)
 
 /* --- memory --- */
 
+/* The device rounds each of some forty pieces up to a page. */
+#define ROUNDED_BYTES (UINT64_C(50) * 4096)
+
+/* What was taken is what was planned: no more than the share of the device. */
+static void expect_within_share(struct spin_stream *stream, const struct spin_engine_config *config)
+{
+    uint64_t total = 0;
+    const uint64_t available = spin_device_memory(stream, &total);
+    const double share = config->gpu_memory_utilization * (double)total;
+    assert_true((double)(total - available) <= share + (double)ROUNDED_BYTES);
+}
+
 /* What an engine on a device of `device_bytes` resolves, or why it cannot. */
 static spin_status resolve(const struct spin_engine_config *config, uint64_t device_bytes,
                            struct spin_engine_config *out, struct spin_error *err)
@@ -344,6 +356,7 @@ static spin_status resolve(const struct spin_engine_config *config, uint64_t dev
     if (status == SPIN_OK) {
         *out = *spin_engine_get_config(engine);
         assert_string_equal(spin_engine_get_device(engine), "fake device");
+        expect_within_share(stream, out);
     }
     spin_engine_destroy(engine);
     spin_model_close(model);
@@ -398,6 +411,35 @@ static void test_too_little_room_is_refused_with_numbers(void **state)
     config.kv_host_bytes = (1 << 20) + 1;
     SPIN_EXPECT_STATUS(resolve(&config, DEVICE_BYTES, &got, &err), SPIN_ERR_NO_MEMORY);
     assert_non_null(strstr(err.text, "--kv-host-bytes 1048577: blocks of a GPU are pinned memory"));
+}
+
+/* Tables grow with sequences and their length; here they are half of what is taken. */
+static void test_tables_count(void **state)
+{
+    (void)state;
+    struct spin_error err = {0};
+    struct spin_engine_config got = {0};
+    struct spin_engine_config config = spin_engine_config_default();
+    config.ops = &spin_ops_fake;
+    config.max_num_seqs = 1024;
+    config.max_model_len = 32768;
+    config.memory_bytes = 64 << 20;
+    config.gpu_memory_utilization = 0.6;
+    SPIN_EXPECT_OK(resolve(&config, DEVICE_BYTES, &got, &err), &err);
+    assert_in_range(got.kv_hbm_bytes, 1, DEVICE_BYTES * 6 / 10); /* all that was left */
+}
+
+/* Where it is the host's memory that is short, nothing is said about the GPU's. */
+static void test_the_tier_that_is_too_small_is_named(void **state)
+{
+    (void)state;
+    struct spin_error err = {0};
+    struct spin_engine_config got = {0};
+    struct spin_engine_config config = device_config();
+    config.max_model_len = 0;
+    config.kv_host_bytes = 1;
+    SPIN_EXPECT_STATUS(resolve(&config, DEVICE_BYTES, &got, &err), SPIN_ERR_INVALID);
+    assert_non_null(strstr(err.text, "--kv-host-bytes 1: too small for a sequence of any length"));
 }
 
 static void test_defaults_of_a_device(void **state)
@@ -466,6 +508,8 @@ int main(void)
         cmocka_unit_test(test_a_lost_device_fails_everybody_once),
         cmocka_unit_test(test_slots_get_what_is_left),
         cmocka_unit_test(test_too_little_room_is_refused_with_numbers),
+        cmocka_unit_test(test_tables_count),
+        cmocka_unit_test(test_the_tier_that_is_too_small_is_named),
         cmocka_unit_test(test_defaults_of_a_device),
         cmocka_unit_test(test_known_tokens_are_replayed),
     };
