@@ -70,7 +70,7 @@ static struct spin_scene_result run(struct spin_scene *scene, double overlap,
 }
 
 static struct totals run_scene(struct spin_rig *rig, const struct spin_sparse_algorithm *algorithm,
-                               double slots)
+                               double slots, uint32_t waves)
 {
     struct spin_error err;
     struct spin_scene *scene = NULL;
@@ -83,6 +83,7 @@ static struct totals run_scene(struct spin_rig *rig, const struct spin_sparse_al
         .slots_factor = slots,
         .frame_bytes = UINT64_C(256) << 10,
         .seed = 3,
+        .waves = waves,
     };
     bool aliased = false;
     assert_true(spin_scene_bytes(&config, &aliased) < DEVICE_BYTES);
@@ -109,12 +110,12 @@ static void same_counts(const struct spin_scene_result *a, const struct spin_sce
     assert_int_equal(a->tokens, b->tokens);
 }
 
-static void compare(const struct spin_sparse_algorithm *algorithm, double slots)
+static void compare(const struct spin_sparse_algorithm *algorithm, double slots, uint32_t waves)
 {
     struct spin_rig cpu = open_cpu();
     struct spin_rig fake = open_fake();
-    const struct totals here = run_scene(&cpu, algorithm, slots);
-    const struct totals there = run_scene(&fake, algorithm, slots);
+    const struct totals here = run_scene(&cpu, algorithm, slots, 1);
+    const struct totals there = run_scene(&fake, algorithm, slots, waves);
     same_counts(&here.wide, &there.wide);
     same_counts(&here.narrow, &there.narrow);
     same_counts(&here.no_gather, &there.no_gather);
@@ -136,19 +137,27 @@ static void compare(const struct spin_sparse_algorithm *algorithm, double slots)
 static void shadowkv_misses_the_same(void **state)
 {
     (void)state;
-    compare(&spin_sparse_shadowkv, 1.5);
+    compare(&spin_sparse_shadowkv, 1.5, 1);
 }
 
 static void quest_misses_the_same(void **state)
 {
     (void)state;
-    compare(&spin_sparse_quest, 1.5);
+    compare(&spin_sparse_quest, 1.5, 1);
+}
+
+/* A wave's part of the lists is put in place behind its own Select. */
+static void waves_miss_the_same(void **state)
+{
+    (void)state;
+    compare(&spin_sparse_shadowkv, 1.5, 2);
+    compare(&spin_sparse_quest, 1.5, BATCH);
 }
 
 static void dense_misses_nothing(void **state)
 {
     (void)state;
-    compare(&spin_sparse_dense, 0);
+    compare(&spin_sparse_dense, 0, 1);
 }
 
 int main(void)
@@ -156,6 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shadowkv_misses_the_same),
         cmocka_unit_test(quest_misses_the_same),
+        cmocka_unit_test(waves_miss_the_same),
         cmocka_unit_test(dense_misses_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
