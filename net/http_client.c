@@ -402,6 +402,17 @@ static void dial(struct connection *connection)
     }
 }
 
+/* The one that was put back last; NULL: none. */
+static struct connection *take_kept(struct spin_http_client *client)
+{
+    struct spin_link *kept = spin_list_first(&client->kept);
+    if (kept == NULL) {
+        return NULL;
+    }
+    spin_list_remove(&client->kept, kept);
+    return SPIN_CONTAINER_OF(kept, struct connection, kept_link);
+}
+
 spin_status spin_http_client_submit(struct spin_http_client *client,
                                     const struct spin_http_call_request *request,
                                     struct spin_http_call **out, struct spin_error *err)
@@ -414,21 +425,19 @@ spin_status spin_http_client_submit(struct spin_http_client *client,
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "a request of %llu bytes",
                          (unsigned long long)request->body_bytes);
     }
-    struct connection *connection = NULL;
-    struct spin_link *kept = spin_list_first(&client->kept);
-    if (kept != NULL) {
-        connection = SPIN_CONTAINER_OF(kept, struct connection, kept_link);
-        spin_list_remove(&client->kept, kept);
-    } else {
+    struct connection *connection = take_kept(client);
+    const bool is_kept = connection != NULL;
+    if (!is_kept) {
         const spin_status status = connection_create(client, &connection, err);
         if (status != SPIN_OK) {
             spin_http_buffer_release(&bytes);
             return status;
         }
     }
+    SPIN_ASSERT(connection != NULL);
     open_call(connection, request);
     connection->out = bytes;
-    if (kept != NULL) {
+    if (is_kept) {
         send_request(connection);
     } else {
         dial(connection);

@@ -34,7 +34,9 @@ static void copy_error(const json_t *error, char *out, uint64_t capacity)
     const char *text = json_string_value(message != NULL ? message : error);
     (void)snprintf(out, capacity, "%s", text != NULL ? text : "an error without a message");
     for (char *at = out; *at != '\0'; at++) {
-        *at = (unsigned char)*at < 0x20 ? ' ' : *at;
+        if ((unsigned char)*at < 0x20) {
+            *at = ' ';
+        }
     }
 }
 

@@ -3,8 +3,6 @@
 #include "base/assert.h"
 #include "base/rng.h"
 
-#include <string.h>
-
 #define WORD_STREAM UINT64_C(0x776f726473) /* no other use of a text's seed draws from it */
 #define WORDS_A_BLOCK 8u                   /* two of each of its four numbers */
 
@@ -100,11 +98,11 @@ uint64_t spin_bench_prompt_bytes_max(const struct spin_bench_plan *plan)
 
 static char *write_word(char *out, uint32_t bits)
 {
-    const char *word = words[bits % SPIN_BENCH_WORDS];
-    const uint64_t bytes = strlen(word);
-    memcpy(out, word, bytes);
-    out[bytes] = ' ';
-    return out + bytes + 1;
+    for (const char *word = words[bits % SPIN_BENCH_WORDS]; *word != '\0'; word++) {
+        *out++ = *word;
+    }
+    *out++ = ' ';
+    return out;
 }
 
 /* The first `count` words of the text of `seed`, each with a space behind it. */

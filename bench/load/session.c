@@ -64,8 +64,9 @@ static uint32_t raise_file_limit(void)
     limit.rlim_cur = limit.rlim_max;
     (void)setrlimit(RLIMIT_NOFILE, &limit);
     (void)getrlimit(RLIMIT_NOFILE, &limit);
-    const uint64_t room =
-        limit.rlim_cur > 2 * FILES_OF_OURS ? limit.rlim_cur - FILES_OF_OURS : FILES_OF_OURS;
+    const uint64_t room = limit.rlim_cur > UINT64_C(2) * FILES_OF_OURS
+                              ? limit.rlim_cur - FILES_OF_OURS
+                              : FILES_OF_OURS;
     return (uint32_t)SPIN_MIN(room, SPIN_BENCH_CONCURRENCY_MAX);
 }
 

@@ -44,13 +44,13 @@ static void set_pacer(struct spin_load_stub *stub)
 
 /* --- streams --- */
 
-enum spin_load_fault stub_next_fault(struct spin_load_stub *stub)
+enum spin_load_fault spin_load_stub_next_fault(struct spin_load_stub *stub)
 {
     const bool is_it = ++stub->requests % stub->config.fault_every == 0;
     return is_it ? (enum spin_load_fault)stub->config.fault : SPIN_LOAD_FAULT_NONE;
 }
 
-void stub_leave(struct stub_stream *stream)
+void spin_load_stub_leave(struct stub_stream *stream)
 {
     if (stream->list != NULL) {
         spin_list_remove(stream->list, &stream->link);
@@ -64,7 +64,7 @@ static void enter(struct spin_list *list, struct stub_stream *stream)
     spin_list_push_back(list, &stream->link);
 }
 
-void stub_begin(struct spin_load_stub *stub, struct stub_stream *stream)
+void spin_load_stub_begin(struct spin_load_stub *stub, struct stub_stream *stream)
 {
     const uint64_t now_ns = spin_loop_now_ns(stub->loop);
     stream->due_ns = thawed_ns(stub, now_ns) + stub->config.ttft_ns;
@@ -80,7 +80,7 @@ static bool has_failed(const struct spin_load_stub *stub, const struct stub_stre
 /* One message, or the end, of the stream that is due. */
 static void serve(struct spin_load_stub *stub, struct stub_stream *stream)
 {
-    stub_leave(stream);
+    spin_load_stub_leave(stream);
     if (has_failed(stub, stream)) {
         if (stream->fault != SPIN_LOAD_FAULT_STALL) {
             stream->carrier->end(stream, (enum spin_load_fault)stream->fault);
@@ -128,7 +128,7 @@ static void on_http_closed(void *context)
     }
 }
 
-void stub_http_close(struct spin_load_stub *stub)
+void spin_load_stub_close_http(struct spin_load_stub *stub)
 {
     if (stub->http != NULL && !stub->http_closing) {
         stub->http_closing = true;
@@ -138,7 +138,7 @@ void stub_http_close(struct spin_load_stub *stub)
 
 static void on_death(void *context)
 {
-    stub_http_close(context);
+    spin_load_stub_close_http(context);
 }
 
 static spin_status fill(struct spin_load_stub *stub, struct spin_error *err)
@@ -149,10 +149,10 @@ static spin_status fill(struct spin_load_stub *stub, struct spin_error *err)
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "a timer");
     }
     if (config->http_listen != NULL) {
-        SPIN_TRY(stub_http_open(stub, err));
+        SPIN_TRY(spin_load_stub_open_http(stub, err));
     }
     if (config->grpc_listen != NULL) {
-        SPIN_TRY(stub_grpc_open(stub, err));
+        SPIN_TRY(spin_load_stub_open_grpc(stub, err));
     }
     if (config->die_at_ns != 0) {
         spin_timer_start(stub->death, config->die_at_ns, false);
@@ -191,7 +191,7 @@ uint32_t spin_load_stub_http_port(const struct spin_load_stub *stub)
 
 uint32_t spin_load_stub_grpc_port(const struct spin_load_stub *stub)
 {
-    return stub->grpc == NULL ? 0 : stub_grpc_port(stub->grpc);
+    return stub->grpc == NULL ? 0 : spin_load_stub_port_grpc(stub->grpc);
 }
 
 void spin_load_stub_stop(struct spin_load_stub *stub, void (*stopped)(void *context), void *context)
@@ -202,7 +202,7 @@ void spin_load_stub_stop(struct spin_load_stub *stub, void (*stopped)(void *cont
     }
     stub->stopped = stopped;
     stub->stopped_context = context;
-    stub_http_close(stub);
+    spin_load_stub_close_http(stub);
 }
 
 void spin_load_stub_destroy(struct spin_load_stub *stub)
@@ -210,7 +210,7 @@ void spin_load_stub_destroy(struct spin_load_stub *stub)
     if (stub == NULL) {
         return;
     }
-    stub_grpc_close(stub->grpc);
+    spin_load_stub_close_grpc(stub->grpc);
     spin_http_server_destroy(stub->http);
     spin_timer_destroy(stub->death);
     spin_load_pacer_destroy(stub->pacer);

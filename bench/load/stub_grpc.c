@@ -138,20 +138,20 @@ static void on_started(struct spin_loop_message *message)
 {
     struct grpc_stream *stream = SPIN_CONTAINER_OF(message, struct grpc_stream, started);
     struct spin_load_stub *stub = stream->grpc->stub;
-    const enum spin_load_fault fault = stub_next_fault(stub);
+    const enum spin_load_fault fault = spin_load_stub_next_fault(stub);
     stream->base.fault = fault;
     spin_list_push_back(&stream->grpc->open, &stream->open_link);
     if (fault == SPIN_LOAD_FAULT_REFUSE || fault == SPIN_LOAD_FAULT_BUSY) {
         end_answer(&stream->base, fault);
     } else {
-        stub_begin(stub, &stream->base);
+        spin_load_stub_begin(stub, &stream->base);
     }
 }
 
 static void on_gone(struct spin_loop_message *message)
 {
     struct grpc_stream *stream = SPIN_CONTAINER_OF(message, struct grpc_stream, gone);
-    stub_leave(&stream->base);
+    spin_load_stub_leave(&stream->base);
     spin_list_remove(&stream->grpc->open, &stream->open_link);
     spin_rpc_call_finish(stream->call, SPIN_ERR_CANCELLED, "the client left");
 }
@@ -254,7 +254,7 @@ static void fill_methods(struct stub_grpc *grpc)
                                                 .start = get_model};
 }
 
-spin_status stub_grpc_open(struct spin_load_stub *stub, struct spin_error *err)
+spin_status spin_load_stub_open_grpc(struct spin_load_stub *stub, struct spin_error *err)
 {
     struct stub_grpc *grpc = calloc(1, sizeof *grpc);
     if (grpc == NULL) {
@@ -277,7 +277,7 @@ spin_status stub_grpc_open(struct spin_load_stub *stub, struct spin_error *err)
     return SPIN_OK;
 }
 
-uint32_t stub_grpc_port(const struct stub_grpc *grpc)
+uint32_t spin_load_stub_port_grpc(const struct stub_grpc *grpc)
 {
     return spin_rpc_server_port(grpc->server);
 }
@@ -303,12 +303,12 @@ static void finish_open(struct stub_grpc *grpc)
     struct spin_link *link = spin_list_first(&grpc->open);
     for (; link != NULL; link = spin_list_first(&grpc->open)) {
         struct grpc_stream *stream = SPIN_CONTAINER_OF(link, struct grpc_stream, open_link);
-        stub_leave(&stream->base);
+        spin_load_stub_leave(&stream->base);
         finish(stream, SPIN_ERR_SHUTDOWN, "the stub stops");
     }
 }
 
-void stub_grpc_close(struct stub_grpc *grpc)
+void spin_load_stub_close_grpc(struct stub_grpc *grpc)
 {
     if (grpc == NULL) {
         return;

@@ -153,7 +153,7 @@ static void begin_stream(struct spin_load_stub *stub, struct spin_http_exchange 
                          const json_t *body, bool is_chat)
 {
     const json_int_t asked = json_integer_value(json_object_get(body, "max_tokens"));
-    const enum spin_load_fault fault = stub_next_fault(stub);
+    const enum spin_load_fault fault = spin_load_stub_next_fault(stub);
     if (fault == SPIN_LOAD_FAULT_REFUSE || fault == SPIN_LOAD_FAULT_BUSY) {
         respond_error(exchange, fault == SPIN_LOAD_FAULT_BUSY ? 429 : 500, "the stub was told to");
         return;
@@ -171,7 +171,7 @@ static void begin_stream(struct spin_load_stub *stub, struct spin_http_exchange 
     stream->base.prompt_tokens = count_words(prompt_of(body, is_chat));
     stream->base.tokens_max = asked < 1 || asked > UINT32_MAX ? TOKENS_DEFAULT : (uint32_t)asked;
     spin_http_set_state(exchange, stream);
-    stub_begin(stub, &stream->base);
+    spin_load_stub_begin(stub, &stream->base);
 }
 
 static void on_completion(struct spin_load_stub *stub, struct spin_http_exchange *exchange,
@@ -216,7 +216,7 @@ static void on_gone(void *context, struct spin_http_exchange *exchange)
     if (stream == NULL) {
         return;
     }
-    stub_leave(&stream->base);
+    spin_load_stub_leave(&stream->base);
     if (stream->base.messages == 0) {
         respond_error(exchange, 503, "nobody reads it");
         free(stream);
@@ -225,7 +225,7 @@ static void on_gone(void *context, struct spin_http_exchange *exchange)
     }
 }
 
-spin_status stub_http_open(struct spin_load_stub *stub, struct spin_error *err)
+spin_status spin_load_stub_open_http(struct spin_load_stub *stub, struct spin_error *err)
 {
     struct spin_http_server_config config = spin_http_server_config_default();
     config.listen = stub->config.http_listen;

@@ -59,16 +59,18 @@ struct spin_load_stub {
 };
 
 /* The fault of the request that came just now. */
-enum spin_load_fault stub_next_fault(struct spin_load_stub *stub);
-void stub_begin(struct spin_load_stub *stub, struct stub_stream *stream);
+enum spin_load_fault spin_load_stub_next_fault(struct spin_load_stub *stub);
+void spin_load_stub_begin(struct spin_load_stub *stub, struct stub_stream *stream);
 /* The client has gone: nothing is sent any more. */
-void stub_leave(struct stub_stream *stream);
+void spin_load_stub_leave(struct stub_stream *stream);
 
-SPIN_MUST_USE spin_status stub_http_open(struct spin_load_stub *stub, struct spin_error *err);
-void stub_http_close(struct spin_load_stub *stub);
-SPIN_MUST_USE spin_status stub_grpc_open(struct spin_load_stub *stub, struct spin_error *err);
-uint32_t stub_grpc_port(const struct stub_grpc *grpc);
+SPIN_MUST_USE spin_status spin_load_stub_open_http(struct spin_load_stub *stub,
+                                                   struct spin_error *err);
+void spin_load_stub_close_http(struct spin_load_stub *stub);
+SPIN_MUST_USE spin_status spin_load_stub_open_grpc(struct spin_load_stub *stub,
+                                                   struct spin_error *err);
+uint32_t spin_load_stub_port_grpc(const struct stub_grpc *grpc);
 /* Open streams end; returns when all have. NULL is allowed. */
-void stub_grpc_close(struct stub_grpc *grpc);
+void spin_load_stub_close_grpc(struct stub_grpc *grpc);
 
 SPIN_END_DECLS

@@ -55,12 +55,12 @@ static struct outcome feed(const uint8_t *bytes, size_t count, size_t piece)
     return outcome;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
-    const struct outcome whole = feed(data, size, SPIN_MAX(size, 1));
+    const struct outcome whole = feed(bytes, count, SPIN_MAX(count, 1));
     const size_t pieces[] = {1, 2, 7};
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(pieces); i++) {
-        const struct outcome cut = feed(data, size, pieces[i]);
+        const struct outcome cut = feed(bytes, count, pieces[i]);
         SPIN_ASSERT_EQ(cut.status, whole.status);
         SPIN_ASSERT_EQ(cut.events, whole.events);
         SPIN_ASSERT_EQ(cut.hash, whole.hash);

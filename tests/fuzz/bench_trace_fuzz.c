@@ -6,11 +6,11 @@
 
 #include <string.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
     struct spin_bench_trace *trace = NULL;
     struct spin_error err = {0};
-    if (spin_bench_trace_parse("x", (const char *)data, size, &trace, &err) != SPIN_OK) {
+    if (spin_bench_trace_parse("x", (const char *)bytes, count, &trace, &err) != SPIN_OK) {
         SPIN_ASSERT(trace == NULL);
         SPIN_ASSERT(strncmp(err.text, "x", 1) == 0);
         return 0;

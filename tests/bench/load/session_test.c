@@ -89,7 +89,7 @@ static void assert_moments(uint64_t *values_ns, uint32_t values_count, uint64_t 
 static void test_scripted_moments(void **state)
 {
     (void)state;
-    struct stub_thread *stub = stub_thread_start(
+    struct stub_thread *stub = spin_test_stub_start(
         &(struct spin_load_stub_config){.usage = true, .ttft_ns = 100 * MS, .itl_ns = 10 * MS});
     for (uint32_t protocol = 0; protocol < 2; protocol++) {
         static const char *const flags[] = {"--workload=fixed:20,11", "--rate=40",
@@ -102,7 +102,7 @@ static void test_scripted_moments(void **state)
         uint64_t lasts_ns[20];
         for (uint32_t i = 0; i < 20; i++) {
             const struct spin_bench_request *request = &result->requests[i];
-            assert_int_equal(request->intended_ns, request->index * 25 * MS);
+            assert_int_equal(request->intended_ns, request->index * (25 * MS));
             assert_int_equal(request->warm_up, request->index < 4);
             assert_true(request->sent_ns >= request->intended_ns);
             firsts_ns[i] = request->first_ns - request->intended_ns;
@@ -122,13 +122,13 @@ static void test_scripted_moments(void **state)
         assert_false(result->interrupted);
         spin_bench_result_destroy(result);
     }
-    stub_thread_stop(stub);
+    spin_test_stub_stop(stub);
 }
 
 static void test_tokens_beyond_messages(void **state)
 {
     (void)state;
-    struct stub_thread *stub = stub_thread_start(&(struct spin_load_stub_config){
+    struct stub_thread *stub = spin_test_stub_start(&(struct spin_load_stub_config){
         .usage = true, .ttft_ns = 1 * MS, .itl_ns = 1 * MS, .tokens_per_message = 4});
     for (uint32_t protocol = 0; protocol < 2; protocol++) {
         static const char *const flags[] = {"--workload=fixed:5,10", "--concurrency=2",
@@ -146,21 +146,22 @@ static void test_tokens_beyond_messages(void **state)
         assert_string_equal(result->setup.arrival, "closed");
         spin_bench_result_destroy(result);
     }
-    stub_thread_stop(stub);
+    spin_test_stub_stop(stub);
 }
 
 static void test_without_usage_messages_count(void **state)
 {
     (void)state;
     static const char *const flags[] = {"--workload=fixed:5,10", "--requests=3", NULL};
-    struct stub_thread *stub = stub_thread_start(&(struct spin_load_stub_config){.itl_ns = 1 * MS});
+    struct stub_thread *stub =
+        spin_test_stub_start(&(struct spin_load_stub_config){.itl_ns = 1 * MS});
     struct spin_bench_result *result = run(stub->http, flags, 10000 * MS);
     assert_int_equal(count(result, SPIN_BENCH_OK), 3);
     assert_false(result->requests[0].usage);
     assert_int_equal(result->requests[0].output_tokens, 10);
     assert_int_equal(result->requests[0].prompt_tokens, 5); /* as planned */
     spin_bench_result_destroy(result);
-    stub_thread_stop(stub);
+    spin_test_stub_stop(stub);
 }
 
 static void test_metrics_before_and_after(void **state)
@@ -168,7 +169,7 @@ static void test_metrics_before_and_after(void **state)
     (void)state;
     static const char *const flags[] = {"--workload=fixed:5,3", "--requests=7", NULL};
     struct stub_thread *stub =
-        stub_thread_start(&(struct spin_load_stub_config){.usage = true, .itl_ns = MS});
+        spin_test_stub_start(&(struct spin_load_stub_config){.usage = true, .itl_ns = MS});
     struct spin_bench_result *result = run(stub->http, flags, 10000 * MS);
     bool found = false;
     for (uint32_t i = 0; i < result->metrics_count; i++) {
@@ -186,7 +187,7 @@ static void test_metrics_before_and_after(void **state)
     assert_int_equal(result->metrics_count, 0);
     assert_non_null(strstr(result->metrics_note, "--metrics"));
     spin_bench_result_destroy(result);
-    stub_thread_stop(stub);
+    spin_test_stub_stop(stub);
 }
 
 /* --- coordinated omission --- */
@@ -199,7 +200,7 @@ static void test_a_frozen_server_hides_nothing(void **state)
     static const char *const flags[] = {"--workload=fixed:5,2", "--rate=100", "--arrival=constant",
                                         "--duration=2s", NULL};
     for (uint32_t protocol = 0; protocol < 2; protocol++) {
-        struct stub_thread *stub = stub_thread_start(&(struct spin_load_stub_config){
+        struct stub_thread *stub = spin_test_stub_start(&(struct spin_load_stub_config){
             .usage = true, .itl_ns = MS, .freeze_at_ns = 500 * MS, .freeze_ns = 1000 * MS});
         struct spin_bench_result *result = run(target_of(stub, protocol), flags, 20000 * MS);
         assert_int_equal(count(result, SPIN_BENCH_OK), 200);
@@ -219,7 +220,7 @@ static void test_a_frozen_server_hides_nothing(void **state)
         assert_true(longest_ns > 700 * MS);
         assert_true(sent_at_once > 150);
         spin_bench_result_destroy(result);
-        stub_thread_stop(stub);
+        spin_test_stub_stop(stub);
     }
 }
 
@@ -231,18 +232,18 @@ static void test_too_few_streams_are_told(void **state)
     static const char *const flags[] = {"--workload=fixed:5,2", "--rate=40",
                                         "--arrival=constant",   "--requests=20",
                                         "--concurrency=1",      NULL};
-    struct stub_thread *stub = stub_thread_start(
+    struct stub_thread *stub = spin_test_stub_start(
         &(struct spin_load_stub_config){.usage = true, .ttft_ns = 49 * MS, .itl_ns = MS});
     struct spin_bench_result *result = run(stub->http, flags, 20000 * MS);
     const struct spin_bench_request *last = &result->requests[19];
     assert_int_equal(count(result, SPIN_BENCH_OK), 20);
     assert_int_equal(last->index, 19);
-    assert_int_equal(last->intended_ns, 19 * 25 * MS);
-    assert_true(last->sent_ns - last->intended_ns > 19 * 25 * MS - 10 * MS);
+    assert_int_equal(last->intended_ns, 19 * (25 * MS));
+    assert_true(last->sent_ns - last->intended_ns > 19 * (25 * MS) - 10 * MS);
     assert_true(result->generator.limited);
     assert_non_null(strstr(result->generator.limited_why, "--concurrency"));
     spin_bench_result_destroy(result);
-    stub_thread_stop(stub);
+    spin_test_stub_stop(stub);
 }
 
 /* --- failures --- */
@@ -275,12 +276,12 @@ static void test_every_failure_has_its_name(void **state)
         const struct failure *failure = &failures[i / 2];
         const uint32_t protocol = i % 2;
         struct stub_thread *stub =
-            stub_thread_start(&(struct spin_load_stub_config){.usage = true,
-                                                              .ttft_ns = 2 * MS,
-                                                              .itl_ns = 2 * MS,
-                                                              .fault = failure->fault,
-                                                              .fault_every = 3,
-                                                              .fault_after = failure->after});
+            spin_test_stub_start(&(struct spin_load_stub_config){.usage = true,
+                                                                 .ttft_ns = 2 * MS,
+                                                                 .itl_ns = 2 * MS,
+                                                                 .fault = failure->fault,
+                                                                 .fault_every = 3,
+                                                                 .fault_after = failure->after});
         struct spin_bench_result *result = run(target_of(stub, protocol), flags, 10000 * MS);
         const enum spin_bench_outcome outcome = failure->outcomes[protocol];
         print_message("fault %u after %u over %s: %s\n", (uint32_t)failure->fault, failure->after,
@@ -291,7 +292,7 @@ static void test_every_failure_has_its_name(void **state)
         assert_int_equal(result->errors[outcome].count, 4);
         assert_non_null(strstr(result->errors[outcome].first, failure->says[protocol]));
         spin_bench_result_destroy(result);
-        stub_thread_stop(stub);
+        spin_test_stub_stop(stub);
     }
 }
 
@@ -303,7 +304,7 @@ static void test_limits_of_time(void **state)
     static const char *const drain[] = {"--workload=fixed:8,1000", "--rate=100", "--duration=50ms",
                                         "--drain-timeout=300ms", NULL};
     struct stub_thread *stub =
-        stub_thread_start(&(struct spin_load_stub_config){.usage = true, .itl_ns = 20 * MS});
+        spin_test_stub_start(&(struct spin_load_stub_config){.usage = true, .itl_ns = 20 * MS});
     for (uint32_t protocol = 0; protocol < 2; protocol++) {
         struct spin_bench_result *result = run(target_of(stub, protocol), flags, 5000 * MS);
         assert_int_equal(count(result, SPIN_BENCH_TIMEOUT), 5);
@@ -315,7 +316,7 @@ static void test_limits_of_time(void **state)
         assert_int_equal(count(result, SPIN_BENCH_CUT), result->requests_count);
         spin_bench_result_destroy(result);
     }
-    stub_thread_stop(stub);
+    spin_test_stub_stop(stub);
 }
 
 /* What waits for a stream when the run ends was never sent, and is in the result. */
@@ -330,13 +331,13 @@ static void test_waiting_requests_are_not_forgotten(void **state)
                                         "--drain-timeout=200ms",
                                         NULL};
     struct stub_thread *stub =
-        stub_thread_start(&(struct spin_load_stub_config){.usage = true, .itl_ns = 20 * MS});
+        spin_test_stub_start(&(struct spin_load_stub_config){.usage = true, .itl_ns = 20 * MS});
     struct spin_bench_result *result = run(stub->http, flags, 5000 * MS);
     assert_int_equal(result->requests_count, 20);
     assert_int_equal(count(result, SPIN_BENCH_CUT), 2);
     assert_int_equal(count(result, SPIN_BENCH_UNSENT), 18);
     spin_bench_result_destroy(result);
-    stub_thread_stop(stub);
+    spin_test_stub_stop(stub);
 }
 
 /* Dies at 0.6 s: those under way break, those after find nobody, and the run goes on to its end. */
@@ -348,7 +349,7 @@ static void test_a_server_that_dies(void **state)
     static const char *const closed[] = {"--workload=fixed:8,50", "--concurrency=4",
                                          "--duration=1500ms", NULL};
     for (uint32_t i = 0; i < 2; i++) {
-        struct stub_thread *stub = stub_thread_start(&(struct spin_load_stub_config){
+        struct stub_thread *stub = spin_test_stub_start(&(struct spin_load_stub_config){
             .usage = true, .itl_ns = 4 * MS, .die_at_ns = 600 * MS});
         struct spin_bench_result *result = run(stub->http, i == 0 ? flags : closed, 10000 * MS);
         assert_true(count(result, SPIN_BENCH_OK) > 0);
@@ -357,7 +358,7 @@ static void test_a_server_that_dies(void **state)
         assert_true(i == 0 || count(result, SPIN_BENCH_CONNECT) < 60); /* it rests in between */
         assert_non_null(strstr(result->errors[SPIN_BENCH_CONNECT].first, "refused"));
         spin_bench_result_destroy(result);
-        stub_thread_stop(stub);
+        spin_test_stub_stop(stub);
     }
 }
 

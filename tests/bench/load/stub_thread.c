@@ -63,7 +63,7 @@ static void *run(void *self)
     return NULL;
 }
 
-struct stub_thread *stub_thread_start(const struct spin_load_stub_config *config)
+struct stub_thread *spin_test_stub_start(const struct spin_load_stub_config *config)
 {
     struct running *running = calloc(1, sizeof *running);
     assert_non_null(running);
@@ -89,7 +89,7 @@ struct stub_thread *stub_thread_start(const struct spin_load_stub_config *config
     return &running->shown;
 }
 
-void stub_thread_stop(struct stub_thread *stub)
+void spin_test_stub_stop(struct stub_thread *stub)
 {
     struct running *running = SPIN_CONTAINER_OF(stub, struct running, shown);
     spin_loop_post(running->loop, &running->stop);

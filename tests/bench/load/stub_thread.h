@@ -13,5 +13,5 @@ struct stub_thread {
 };
 
 /* Listens on free ports of both protocols; fails the test when it cannot. */
-struct stub_thread *stub_thread_start(const struct spin_load_stub_config *config);
-void stub_thread_stop(struct stub_thread *stub);
+struct stub_thread *spin_test_stub_start(const struct spin_load_stub_config *config);
+void spin_test_stub_stop(struct stub_thread *stub);
