@@ -1,4 +1,5 @@
 /* spin-bench sweep: the highest rate at which a server holds an SLO. */
+#include "base/clock.h"
 #include "bench/load/command_internal.h"
 #include "bench/load/commands.h"
 #include "bench/load/sweep.h"
@@ -117,6 +118,24 @@ struct search {
     struct spin_bench_runs runs;
 };
 
+static bool is_beyond(const struct spin_bench_summary *summary, enum spin_bench_latency latency,
+                      uint64_t limit_ns)
+{
+    const struct spin_bench_spread *spread = &summary->spreads[latency];
+    const uint64_t late_ns = limit_ns + summary->generator.lag_max_ns;
+    return limit_ns != 0 && spread->count > 0 &&
+           spread->p50_ms > (double)late_ns / (double)SPIN_NS_PER_MS;
+}
+
+/* Half of the requests are over a limit by more than the generator was ever late: the server is too
+ * slow whatever the generator did. */
+static bool is_servers_own(const struct spin_bench_summary *summary, double attainment)
+{
+    return attainment > 0.5 && (is_beyond(summary, SPIN_BENCH_TTFT, summary->slo.ttft_ns) ||
+                                is_beyond(summary, SPIN_BENCH_TPOT, summary->slo.tpot_ns) ||
+                                is_beyond(summary, SPIN_BENCH_E2E, summary->slo.e2e_ns));
+}
+
 /* What the last runs, all at one rate, say of it. */
 static enum spin_sweep_verdict judge(const struct spin_bench_runs *runs, uint32_t count,
                                      double attainment, double *good_part)
@@ -126,7 +145,7 @@ static enum spin_sweep_verdict judge(const struct spin_bench_runs *runs, uint32_
     for (uint32_t i = 0; i < count; i++) {
         const struct spin_bench_summary *summary = runs->items[runs->count - count + i];
         parts[i] = summary->rates.good_part;
-        limited |= summary->generator.limited;
+        limited |= summary->generator.limited && !is_servers_own(summary, attainment);
     }
     spin_stats_sort(parts, count);
     *good_part = spin_stats_percentile(parts, count, 0.5);
@@ -182,9 +201,11 @@ static spin_status find_verdict(struct search *search, double rate, enum spin_sw
         (void)printf("rate %.4g req/s %s: %.2f %% within the SLO\n\n", rate, verdict_text(*out),
                      100 * good_part);
         (void)fflush(stdout);
-        if (*out != SPIN_SWEEP_LIMITED) {
+        if (*out != SPIN_SWEEP_LIMITED || i + 1 == TRIES_MAX) {
             break;
         }
+        /* They say nothing of the server, and the report shall not either. */
+        spin_bench_runs_drop(&search->runs, options->load.repeat);
     }
     return SPIN_OK;
 }

@@ -34,6 +34,8 @@ SPIN_MUST_USE spin_status spin_bench_runs_parse(const char *text, uint64_t bytes
 SPIN_MUST_USE spin_status spin_bench_runs_append(struct spin_bench_runs *list,
                                                  struct spin_bench_summary *summary,
                                                  struct spin_error *err);
+/* Takes out the last `count` runs. */
+void spin_bench_runs_drop(struct spin_bench_runs *list, uint32_t count);
 void spin_bench_runs_deinit(struct spin_bench_runs *list); /* zeroed storage is allowed */
 
 /* NUL-terminated; free with free(). It has no '<', so it can stand in a page of HTML. */

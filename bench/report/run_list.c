@@ -1,4 +1,5 @@
 /* The list of run_file.h, and its file. */
+#include "base/assert.h"
 #include "base/file.h"
 #include "bench/report/run_file.h"
 
@@ -26,11 +27,17 @@ fail:
     return status;
 }
 
+void spin_bench_runs_drop(struct spin_bench_runs *list, uint32_t count)
+{
+    SPIN_ASSERT(count <= list->count);
+    for (uint32_t i = 0; i < count; i++) {
+        spin_bench_summary_destroy(list->items[--list->count]);
+    }
+}
+
 void spin_bench_runs_deinit(struct spin_bench_runs *list)
 {
-    for (uint32_t i = 0; i < list->count; i++) {
-        spin_bench_summary_destroy(list->items[i]);
-    }
+    spin_bench_runs_drop(list, list->count);
     free(list->items);
     *list = (struct spin_bench_runs){0};
 }

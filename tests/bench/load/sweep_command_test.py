@@ -105,8 +105,7 @@ def test_finds_what_the_server_can_do(server, tmp_path):
     assert found["rates_tried"] == "4", ran.stdout
     assert "rate 8 req/s holds" in ran.stdout and "rate 32 req/s fails" in ran.stdout
     runs = json.loads((tmp_path / "sweep.json").read_text())["runs"]
-    # A rate is tried again when the machine was too busy to send.
-    assert list(dict.fromkeys(round(run["setup"]["rate_per_s"], 1) for run in runs)) == [8, 16, 32, 22.6]
+    assert [round(run["setup"]["rate_per_s"], 1) for run in runs] == [8, 16, 32, 22.6]
     assert {run["setup"]["seed"] for run in runs} == {"1"}
     assert (tmp_path / "sweep.html").stat().st_size > 10000
 
