@@ -379,14 +379,18 @@ def test_workers_run_where_they_were_told_to(tree):
     assert done.returncode == 1 and "up with --device cpu" in done.stderr
 
 
-def test_each_worker_has_a_gpu_of_its_own(tree):
+@pytest.mark.parametrize("given, wanted", [(None, ["0", "1", "2"]), ("2", ["2"]),
+                                           ("2,GPU-x", ["2", "GPU-x"]), ("1,-1,0", ["1"])])
+def test_each_worker_has_a_gpu_of_its_own(tree, given, wanted):
+    if given is not None:
+        tree.environment["CUDA_VISIBLE_DEVICES"] = given
     smi = tree.stubs / "bin" / "nvidia-smi"
     smi.write_text(NVIDIA_SMI)
     smi.chmod(0o755)
     assert tree.up().returncode == 0
     running = {name: process for name, process in tree.processes().items() if name != "router"}
     assert {name: visible(pid) for name, (pid, _) in running.items()} == \
-        {"worker-1": "0", "worker-2": "1", "worker-3": "2"}
+        {f"worker-{number}": gpu for number, gpu in enumerate(wanted, 1)}
     assert all(arguments[arguments.index("--device") + 1] == "auto"
                for _, arguments in running.values())
 
