@@ -219,8 +219,9 @@ static bool lanes_ran(const struct lane_words *words, uint32_t times)
            word[5] == 9 * times;
 }
 
-/* Joining one lane is not joining the other: late: waits for the flag that the main lane raises once
- * the soon one is joined, then word 4; soon: word 1 late, which the main lane takes to word 5. */
+/* Joining one lane is not joining the other. late: waits for the flag that the main lane raises
+ * once the soon one is joined, then word 4; soon: word 1 late, which the main lane takes to word 5;
+ * at last, word 4 is added to that. */
 static bool submit_both_lanes(struct spin_twins *twins, const struct lane_words *words)
 {
     struct spin_stream *stream = twins->cuda;
