@@ -108,30 +108,30 @@ static inline void spin_pages_check(const struct spin_page_lists *pages)
     SPIN_ASSERT(pages->page_tokens == 8 || pages->page_tokens == 32);
 }
 
-typedef spin_status (*spin_rms_norm_fn)(const struct spin_rms_norm_args *args,
-                                        struct spin_stream *stream);
+/* rms_norm's rows, by the calling thread alone. */
+void spin_rms_norm_rows_ref(const struct spin_rms_norm_args *args);
+void spin_rms_norm_rows_cpu(const struct spin_rms_norm_args *args);
+typedef void (*spin_rms_norm_rows_fn)(const struct spin_rms_norm_args *args);
 
-/* The norms of rope, as calls of rms_norm: heads of one row lie without gaps. */
-static inline spin_status spin_rope_norm_heads(const struct spin_rope_args *args,
-                                               spin_rms_norm_fn norm, struct spin_stream *stream)
+/* The norms of rope for one of its rows: heads of a row lie without gaps. */
+static inline void spin_rope_norm_row(const struct spin_rope_args *args, uint64_t row,
+                                      spin_rms_norm_rows_fn norm)
 {
     const uint32_t split = SPIN_MIN(args->norm.split, args->heads);
     const uint32_t first[2] = {0, split};
     const uint32_t count[2] = {split, args->heads - split};
-    for (uint64_t i = 0; i < UINT64_C(2) * args->x.rows; i++) {
-        const uint64_t part = i % 2;
+    for (uint32_t part = 0; part < 2; part++) {
         struct spin_matrix heads = args->x;
-        heads.data = spin_matrix_row(&args->x, i / 2) + (uint64_t)first[part] * args->head_dim;
+        heads.data = spin_matrix_row(&args->x, row) + (uint64_t)first[part] * args->head_dim;
         heads.rows = count[part];
         heads.cols = args->head_dim;
         heads.stride = args->head_dim;
         const struct spin_rms_norm_args normed = {heads, heads, args->norm.weight[part],
                                                   args->norm.eps};
         if (normed.weight != NULL) {
-            SPIN_TRY(norm(&normed, stream));
+            norm(&normed);
         }
     }
-    return SPIN_OK;
 }
 
 /* Assert the limits that attention.h and matmul.h state. */

@@ -35,6 +35,11 @@ static void run(void *context, uint32_t thread, uint32_t threads)
     }
 }
 
+void spin_rms_norm_rows_cpu(const struct spin_rms_norm_args *args)
+{
+    run(&args, 0, 1);
+}
+
 spin_status spin_rms_norm_cpu(const struct spin_rms_norm_args *args, struct spin_stream *stream)
 {
     spin_matrix_check(&args->x);

@@ -4,13 +4,8 @@
 
 #include <math.h>
 
-spin_status spin_rms_norm_ref(const struct spin_rms_norm_args *args, struct spin_stream *stream)
+void spin_rms_norm_rows_ref(const struct spin_rms_norm_args *args)
 {
-    (void)stream;
-    spin_matrix_check(&args->x);
-    spin_matrix_check(&args->y);
-    SPIN_ASSERT_EQ(args->x.rows, args->y.rows);
-    SPIN_ASSERT_EQ(args->x.cols, args->y.cols);
     const uint32_t cols = args->x.cols;
     for (uint32_t r = 0; r < args->x.rows; r++) {
         const float *x = spin_matrix_row(&args->x, r);
@@ -24,5 +19,15 @@ spin_status spin_rms_norm_ref(const struct spin_rms_norm_args *args, struct spin
             y[c] = (float)((double)x[c] * scale * (double)args->weight[c]);
         }
     }
+}
+
+spin_status spin_rms_norm_ref(const struct spin_rms_norm_args *args, struct spin_stream *stream)
+{
+    (void)stream;
+    spin_matrix_check(&args->x);
+    spin_matrix_check(&args->y);
+    SPIN_ASSERT_EQ(args->x.rows, args->y.rows);
+    SPIN_ASSERT_EQ(args->x.cols, args->y.cols);
+    spin_rms_norm_rows_ref(args);
     return SPIN_OK;
 }

@@ -35,6 +35,7 @@ static void run(void *context, uint32_t thread, uint32_t threads)
     const struct spin_range rows = spin_cut(args->x.rows, 1, thread, threads);
     for (uint64_t m = rows.begin; m < rows.end; m++) {
         SPIN_ASSERT_LT(args->positions[m], table->positions);
+        spin_rope_norm_row(args, m, spin_rms_norm_rows_cpu);
         const float *cos_sin = table->cos_sin + (uint64_t)args->positions[m] * half * 2;
         for (uint32_t h = 0; h < args->heads; h++) {
             float *x = spin_matrix_row(&args->x, m) + (uint64_t)h * args->head_dim;
@@ -53,7 +54,6 @@ spin_status spin_rope_cpu(const struct spin_rope_args *args, struct spin_stream 
     SPIN_ASSERT_EQ(args->x.cols, (uint64_t)args->heads * args->head_dim);
     SPIN_ASSERT_EQ(args->table.rotary_dim % 2, 0);
     SPIN_ASSERT_LE(args->table.rotary_dim, args->head_dim);
-    SPIN_TRY(spin_rope_norm_heads(args, spin_rms_norm_cpu, stream));
     spin_run_rows(stream, run, &args, (uint64_t)args->x.rows * args->x.cols);
     return SPIN_OK;
 }
