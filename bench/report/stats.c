@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #define FRACTION_STEPS_MAX 500 /* the continued fraction needs about sqrt(df) */
+#define LOG_RATIO_MAX 600.0    /* beyond it a ratio, or its interval's end, may be no double */
 #define BISECTIONS 200         /* of doubles: more than there are bits */
 
 static int compare_doubles(const void *a, const void *b)
@@ -155,6 +156,14 @@ static bool take_logs(struct spin_stats_runs runs, struct logs *out)
     return runs.count > 0;
 }
 
+/* One so wide says nothing, and its end may be beyond what a double can hold. */
+static void set_interval(struct spin_stats_ratio *out, double center, double half)
+{
+    out->has_interval = half < log(SPIN_STATS_FACTOR_MAX);
+    out->low = out->has_interval ? exp(center - half) : 0;
+    out->high = out->has_interval ? exp(center + half) : 0;
+}
+
 bool spin_stats_ratio_of(struct spin_stats_runs base, struct spin_stats_runs other,
                          double confidence, struct spin_stats_ratio *out)
 {
@@ -166,6 +175,9 @@ bool spin_stats_ratio_of(struct spin_stats_runs base, struct spin_stats_runs oth
         return false;
     }
     const double difference = b.mean - a.mean;
+    if (fabs(difference) > LOG_RATIO_MAX) {
+        return false;
+    }
     *out = (struct spin_stats_ratio){
         .base = exp(a.mean), .other = exp(b.mean), .ratio = exp(difference)};
     if (base.count < 2 || other.count < 2) {
@@ -179,9 +191,7 @@ bool spin_stats_ratio_of(struct spin_stats_runs base, struct spin_stats_runs oth
                            b.mean_variance * b.mean_variance / (b.count - 1));
         half = spin_stats_t_quantile(0.5 + confidence / 2, df) * sqrt(variance);
     }
-    out->low = exp(difference - half);
-    out->high = exp(difference + half);
-    out->has_interval = true;
+    set_interval(out, difference, half);
     return true;
 }
 
@@ -204,7 +214,6 @@ bool spin_stats_ratio_of_pairs(struct spin_stats_runs base, struct spin_stats_ru
     const double count = base.count;
     const double deviation = sqrt(sum / (count - 1) / count);
     const double half = spin_stats_t_quantile(0.5 + confidence / 2, count - 1) * deviation;
-    out->low = exp(mean - half);
-    out->high = exp(mean + half);
+    set_interval(out, mean, half);
     return true;
 }

@@ -15,6 +15,8 @@
 
 SPIN_BEGIN_DECLS
 
+#define SPIN_STATS_FACTOR_MAX 1e6 /* an interval this far to either side says nothing */
+
 void spin_stats_sort(double *values, uint64_t count); /* ascending; none is NaN */
 /* `sorted` is ascending, count > 0, p is 0 .. 1. */
 double spin_stats_percentile(const double *sorted, uint64_t count, double p);
@@ -33,14 +35,14 @@ struct spin_stats_ratio {
     double ratio; /* other / base */
     double low;   /* of the interval; valid if has_interval */
     double high;
-    bool has_interval; /* both sides have two values or more */
+    bool has_interval; /* both sides have two values or more, and it is not too wide */
 };
 struct spin_stats_runs {
     const double *values; /* one for each run */
     uint32_t count;
 };
-/* False: a side is empty or has a value that is not above 0, which has no logarithm. `confidence`
- * is between 0 and 1. */
+/* False: a side is empty or has a value that is not above 0, which has no logarithm, or the ratio
+ * is too far from 1 for a double. `confidence` is between 0 and 1. */
 bool spin_stats_ratio_of(struct spin_stats_runs base, struct spin_stats_runs other,
                          double confidence, struct spin_stats_ratio *out);
 /* The same of pairs: base.values[i] beside other.values[i]; both have as many. */

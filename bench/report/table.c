@@ -252,7 +252,8 @@ void spin_bench_table_runs(const struct spin_bench_runs *list, FILE *out)
     }
 }
 
-static void put_compared(const struct spin_bench_compared *compared, FILE *out)
+static void put_compared(const struct spin_bench_comparison *comparison,
+                         const struct spin_bench_compared *compared, FILE *out)
 {
     (void)fprintf(out, "%-20s %12.3f %12.3f %-6s", compared->figure.name, compared->base,
                   compared->other, compared->figure.unit);
@@ -262,7 +263,8 @@ static void put_compared(const struct spin_bench_compared *compared, FILE *out)
     }
     (void)fprintf(out, " %8.3f", compared->ratio);
     if (!compared->has_interval) {
-        (void)fputs("\n", out);
+        const bool is_wide = comparison->base_runs > 1 && comparison->other_runs > 1;
+        (void)fputs(is_wide ? "  no interval: too wide, or too few runs have it\n" : "\n", out);
         return;
     }
     (void)fprintf(out, "  %8.3f .. %8.3f  %s\n", compared->low, compared->high,
@@ -281,7 +283,7 @@ void spin_bench_table_compare(const struct spin_bench_comparison *comparison, FI
     (void)fprintf(out, "%-20s %12s %12s %-6s %8s  %g %% interval; B is\n", "", "A", "B", "", "B/A",
                   100 * comparison->confidence);
     for (uint32_t i = 0; i < comparison->figures_count; i++) {
-        put_compared(&comparison->figures[i], out);
+        put_compared(comparison, &comparison->figures[i], out);
     }
     if (comparison->paired && comparison->base_runs > 1) {
         (void)fputs("note: intervals of the ratios seed by seed\n", out);

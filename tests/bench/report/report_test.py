@@ -287,6 +287,16 @@ def test_compare_one_run_has_no_interval(tmp_path):
     assert "no intervals" in text
 
 
+def test_compare_has_no_interval_that_says_nothing(tmp_path):
+    """One that no double holds the end of, from two runs far apart on each side and much confidence."""
+    base, other = make_side(tmp_path, "a", [1, 1000], seed=1), make_side(tmp_path, "b", [1, 100000], seed=2)
+    got, text = compare(tmp_path, base, other, "--confidence", "0.9999", "--html", tmp_path / "c.html")
+    figure = {one["name"]: one for one in got["figures"]}["requests_per_s"]
+    assert figure["ratio"] == pytest.approx(10)
+    assert figure["low"] is None and figure["high"] is None and figure["verdict"] == "unknown"
+    assert "too wide" in text
+
+
 def test_compare_says_what_was_asked_differently(tmp_path):
     base, other = make_side(tmp_path, "a", [10, 10]), make_side(tmp_path, "b", [20, 20], rate=7, seed=9)
     got, text = compare(tmp_path, base, other)
