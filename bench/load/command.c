@@ -2,8 +2,10 @@
 #include "bench/report/page.h"
 #include "bench/report/table.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The command line for the report, with what is secret left out. */
 void spin_load_command_join(int argc, char *const *argv, char out[SPIN_LOAD_COMMAND_BYTES])
@@ -36,10 +38,31 @@ spin_status spin_load_command_keep(struct spin_bench_result *result, struct spin
     return spin_bench_runs_append(runs, summary, err);
 }
 
+/* A report that cannot be written is to be known before the hours that it is about. */
+static spin_status check_folder(const char *option, const char *path, struct spin_error *err)
+{
+    char folder[PATH_MAX] = ".";
+    if (path == NULL) {
+        return SPIN_OK;
+    }
+    const char *slash = strrchr(path, '/');
+    const uint64_t bytes = slash == NULL ? 1 : SPIN_MAX((uint64_t)(slash - path), 1u);
+    if (bytes < sizeof folder && slash != NULL) {
+        (void)snprintf(folder, sizeof folder, "%.*s", (int)bytes, path);
+    }
+    if (bytes >= sizeof folder || access(folder, W_OK | X_OK) != 0) {
+        return spin_fail(err, SPIN_ERR_INVALID, "--%s %.128s: no folder that can be written to",
+                         option, path);
+    }
+    return SPIN_OK;
+}
+
 /* What is wrong with a schedule is a wrong option: before anybody is asked anything. */
 spin_status spin_load_command_check(const struct spin_load_options *options, struct spin_error *err)
 {
     struct spin_bench_schedule *schedule = NULL;
+    SPIN_TRY(check_folder("json", options->json, err));
+    SPIN_TRY(check_folder("html", options->html, err));
     SPIN_TRY(spin_bench_schedule_open(&options->schedule, &schedule, err));
     spin_bench_schedule_close(schedule);
     return SPIN_OK;

@@ -29,6 +29,9 @@ void spin_load_tokens(struct spin_load_call *call, uint64_t at_ns)
 
 void spin_load_usage(struct spin_load_call *call, uint32_t prompt_tokens, uint32_t output_tokens)
 {
+    if (output_tokens == 0) {
+        return; /* zeros stand for "not counted" with some servers */
+    }
     call->record.prompt_tokens = prompt_tokens;
     call->record.output_tokens = output_tokens;
     call->record.usage = true;

@@ -61,7 +61,7 @@ struct spin_load_driver {
 void spin_load_heard(struct spin_load_call *call, uint64_t at_ns);
 /* A message with tokens came. */
 void spin_load_tokens(struct spin_load_call *call, uint64_t at_ns);
-/* The server counted. */
+/* The server counted. 0 output tokens: it did not, and messages stand for them. */
 void spin_load_usage(struct spin_load_call *call, uint32_t prompt_tokens, uint32_t output_tokens);
 /* Exactly once, last. OK without a token becomes EMPTY. */
 void spin_load_end(struct spin_load_call *call, enum spin_bench_outcome outcome, const char *text);

@@ -115,7 +115,7 @@ void spin_load_gauge_stop(const struct spin_load_gauge *gauge, uint64_t now_ns,
     } else if (gauge->waited != 0) {
         (void)snprintf(out->limited_why, sizeof out->limited_why,
                        "%" PRIu64 " requests waited for one of the generator's streams to end "
-                       "(--concurrency): they were sent later than intended",
+                       "(--concurrency): they were sent late, or not at all",
                        gauge->waited);
     } else if (late > SPIN_LOAD_LATE_PART) {
         (void)snprintf(out->limited_why, sizeof out->limited_why,

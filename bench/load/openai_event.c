@@ -54,7 +54,7 @@ bool spin_openai_event_read(const char *data, uint64_t bytes, struct spin_openai
         out->done = true;
         return true;
     }
-    json_t *root = json_loadb(data, bytes, 0, NULL);
+    json_t *root = json_loadb(data, bytes, JSON_ALLOW_NUL, NULL);
     if (!json_is_object(root)) {
         json_decref(root);
         return false;

@@ -94,14 +94,6 @@ static void fail_run(struct spin_load_run *run, const struct spin_error *why)
     cut_all(run);
 }
 
-void spin_load_run_interrupt(struct spin_load_run *run)
-{
-    run->result->interrupted = true;
-    stop_sending(run);
-    cut_all(run);
-    check_over(run);
-}
-
 /* --- one request --- */
 
 static void add_record(struct spin_load_run *run, const struct spin_bench_request *record,
@@ -309,9 +301,10 @@ static uint64_t draining_ns(const struct spin_load_run *run, uint64_t now)
     return now > last_ns ? now - last_ns : 0;
 }
 
-static void give_up_waiting(struct spin_load_run *run)
+/* What was due by then and found no stream is counted, too. */
+static void give_up_waiting(struct spin_load_run *run, uint64_t until_ns)
 {
-    while (run->has_next) {
+    while (run->has_next && run->next.at_ns <= until_ns) {
         struct spin_bench_plan plan;
         spin_bench_workload_plan(spin_bench_schedule_workload(run->config.schedule),
                                  run->next.index, &plan);
@@ -334,11 +327,20 @@ static void sweep(struct spin_load_run *run)
     wake_resting(run);
     if (!run->is_closed || now >= spin_bench_schedule_end_ns(run->config.schedule)) {
         if (draining_ns(run, now) > run->config.drain_ns) {
-            give_up_waiting(run);
+            give_up_waiting(run, UINT64_MAX);
             run->is_cut = true;
             cut_all(run);
         }
     }
+    check_over(run);
+}
+
+void spin_load_run_interrupt(struct spin_load_run *run)
+{
+    run->result->interrupted = true;
+    give_up_waiting(run, now_ns(run));
+    stop_sending(run);
+    cut_all(run);
     check_over(run);
 }
 
@@ -365,6 +367,11 @@ spin_status spin_load_run_create(const struct spin_load_run_config *config,
                                  struct spin_error *err)
 {
     const uint32_t wanted = spin_bench_schedule_concurrency(config->schedule);
+    if (wanted > config->in_flight_max) { /* fewer would be another experiment */
+        return spin_fail(err, SPIN_ERR_LIMIT,
+                         "--concurrency %u: this process may open %u streams (ulimit -n)", wanted,
+                         config->in_flight_max);
+    }
     struct spin_load_run *run = calloc(1, sizeof *run);
     if (run == NULL) {
         return spin_fail(err, SPIN_ERR_NO_MEMORY, "a run: %zu bytes", sizeof *run);
@@ -372,8 +379,7 @@ spin_status spin_load_run_create(const struct spin_load_run_config *config,
     run->config = *config;
     run->result = result;
     run->is_closed = spin_bench_schedule_is_closed(config->schedule);
-    run->in_flight_max =
-        wanted == 0 ? config->in_flight_max : SPIN_MIN(wanted, config->in_flight_max);
+    run->in_flight_max = wanted == 0 ? config->in_flight_max : wanted;
     run->progress = (struct spin_load_progress){.out = config->progress,
                                                 .overwrites = config->progress_overwrites};
     spin_list_init(&run->in_flight);

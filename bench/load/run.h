@@ -12,7 +12,8 @@
  * Ownership  Borrows everything in the config until destroy.
  * Threading  create, start, destroy: the loop's thread, outside of it. interrupt: from the loop.
  * Units      Nanoseconds.
- * Errors     start: NO_MEMORY, EXHAUSTED (threads). What servers do is in the result. */
+ * Errors     create: LIMIT (more streams than the driver can have open), NO_MEMORY, EXHAUSTED
+ *            (threads). start: NO_MEMORY, LIMIT. What servers do is in the result. */
 #pragma once
 
 #include "bench/load/driver.h"
@@ -41,7 +42,7 @@ SPIN_MUST_USE spin_status spin_load_run_create(const struct spin_load_run_config
                                                struct spin_load_run **out, struct spin_error *err);
 /* Runs the loop until the run is over; fills records, gaps, tokens, errors, generator, end_ns. */
 SPIN_MUST_USE spin_status spin_load_run_start(struct spin_load_run *run, struct spin_error *err);
-/* Nothing more is sent, what is in flight is cut; start returns soon. */
+/* Nothing more is sent, what waits is UNSENT, what is in flight is cut; start returns soon. */
 void spin_load_run_interrupt(struct spin_load_run *run);
 void spin_load_run_destroy(struct spin_load_run *run); /* NULL is allowed */
 

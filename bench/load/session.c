@@ -194,7 +194,9 @@ static spin_status fill(struct spin_load_session *session, const char *command,
     SPIN_TRY(spin_load_url_parse(session->options->target, &session->url, err));
     SPIN_TRY(set_fields(session, err));
     SPIN_TRY(spin_loop_create(&session->loop, err));
-    session->in_flight_max = raise_file_limit();
+    const uint32_t files = raise_file_limit();
+    /* Streams of gRPC share connections. */
+    session->in_flight_max = session->url.is_http ? files : SPIN_BENCH_CONCURRENCY_MAX;
     SPIN_TRY(session->url.is_http ? open_openai(session, err) : open_grpc(session, err));
     describe(session, command);
     /* Last: until here Ctrl-C ends the process, which has nothing to tell yet. */

@@ -124,6 +124,7 @@ def test_the_highest_allowed_holds(server):
 
 @pytest.mark.parametrize("options, text", [
     ([], "--slo: a sweep needs one"),
+    (["--slo=tpot=50ms"], "a sweep needs ttft or e2e"),
     (["--slo=ttft=1s", "--arrival=closed"], "has no rate to search for"),
     (["--slo=ttft=1s", "--rate-min=5", "--rate-max=4"], "--rate-min 5 is above --rate-max 4"),
     (["--slo=ttft=1s", "--precision=0"], "precision"),
