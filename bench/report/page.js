@@ -88,7 +88,11 @@ function makeGroups() {
     groups.get(key).runs.push(run);
   });
   for (const group of groups.values()) {
-    if (loads.get(group.label) === 1) group.name = group.label;
+    if (loads.get(group.label) === 1) {
+      group.name = group.label;
+    } else if (loads.size === 1) {
+      group.name = loadOf(group.runs[0]); // the title has the label
+    }
   }
   return [...groups.values()];
 }
@@ -260,7 +264,9 @@ function seriesOfRuns(points, extra = {}) {
 
 function head() {
   const first = file.runs[0].setup;
-  page.append(element("h1", {}, view.title));
+  const labels = [...new Set(groups.map((group) => group.label))];
+  const shared = labels.length === 1 && groups.length > 1 ? `: ${labels[0]}` : "";
+  page.append(element("h1", {}, view.title + shared));
   const when = new Date(first.wall_start_ms).toISOString().replace("T", " ").slice(0, 16);
   page.append(element("p", { class: "dim" },
     [first.generator, first.machine, first.wall_start_ms > 0 ? `${when} UTC` : "",
@@ -329,16 +335,16 @@ function summaryTable() {
   page.append(element("p", { class: "dim" }, "Milliseconds; medians where a row has several runs. Latencies count from the intended moment."));
 }
 
-/* At most about 200 points of the part of all values that lie below. The least 2 in 1,000 are left
- * out: tokens that came with others are microseconds apart, and would be most of the axis. */
+/* At most about 200 points of the part of all values that lie below. What is under a hundredth of the
+ * median is left out: tokens that came with others are microseconds apart, and would be most of the axis. */
 function distribution(latency) {
   const points = [];
   const step = Math.max(1, Math.floor(latency.counts.length / 200));
   let seen = 0;
   latency.counts.forEach((count, i) => {
     seen += count;
-    const shown = i % step === 0 && seen > 0.002 * latency.count;
-    if (shown || i === latency.counts.length - 1) {
+    const shown = i % step === 0 || i === latency.counts.length - 1;
+    if (shown && latency.lower_ns[i] / 1e6 >= latency.p50_ms / 100) {
       points.push([Math.max(latency.lower_ns[i] / 1e6, 1e-3), seen / latency.count]);
     }
   });
