@@ -76,7 +76,7 @@ static void record_end(struct cluster *cluster, struct spin_bench_request *recor
     if (cluster->status == SPIN_OK) {
         cluster->status = spin_bench_result_add(cluster->result, record, text, cluster->err);
     }
-    cluster->source->ended(cluster->source->context, record->end_ns);
+    cluster->source->ended(cluster->source->context, record->end_ns, outcome == SPIN_BENCH_OK);
 }
 
 static void end_request(struct cluster *cluster, struct request *request,

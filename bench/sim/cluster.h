@@ -61,8 +61,8 @@ struct spin_sim_source {
      * ever. The same until it is popped. */
     bool (*peek)(void *context, struct spin_sim_arrival *out);
     void (*pop)(void *context);
-    /* One that was popped has ended, as its client sees it. */
-    void (*ended)(void *context, uint64_t at_ns);
+    /* One that was popped has ended, as its client sees it; answered: to its end. */
+    void (*ended)(void *context, uint64_t at_ns, bool answered);
 };
 
 struct spin_sim_stats {

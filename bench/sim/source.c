@@ -1,8 +1,11 @@
 #include "bench/sim/source.h"
 
 #include "base/assert.h"
+#include "base/clock.h"
 
 #include <stdlib.h>
+
+#define REST_NS (100 * SPIN_NS_PER_MS) /* as long as a stream of bench/load/run.c */
 
 struct spin_sim_requests {
     struct spin_bench_schedule *schedule;
@@ -14,6 +17,7 @@ struct spin_sim_requests {
     uint64_t *free_ns; /* [streams] */
     uint32_t free_first;
     uint32_t free_count;
+    uint64_t last_free_ns; /* of the stream taken last */
 };
 
 spin_status spin_sim_requests_create(struct spin_bench_schedule *schedule,
@@ -66,7 +70,10 @@ static void take_next(struct spin_sim_requests *requests)
         requests->over = true;
         return;
     }
-    const uint64_t free_ns = take_stream(requests);
+    /* Behind one that rests those that were answered since wait, too: times only grow. */
+    const uint64_t own_ns = take_stream(requests);
+    const uint64_t free_ns = SPIN_MAX(own_ns, requests->last_free_ns);
+    requests->last_free_ns = free_ns;
     const uint64_t intended_ns = closed ? free_ns : due.at_ns;
     if (intended_ns >= spin_bench_schedule_end_ns(requests->schedule)) {
         requests->over = true;
@@ -102,13 +109,16 @@ static void pop(void *context)
     requests->has_next = false;
 }
 
-static void ended(void *context, uint64_t at_ns)
+/* In a closed loop who was not answered rests, as with the generator: else who is refused at once
+ * would ask for ever, and no time would pass. */
+static void ended(void *context, uint64_t at_ns, bool answered)
 {
     struct spin_sim_requests *requests = context;
     if (requests->streams != 0) {
         SPIN_ASSERT_LT(requests->free_count, requests->streams);
         const uint32_t last = (requests->free_first + requests->free_count) % requests->streams;
-        requests->free_ns[last] = at_ns;
+        const bool rests = !answered && spin_bench_schedule_is_closed(requests->schedule);
+        requests->free_ns[last] = at_ns + (rests ? REST_NS : 0);
         requests->free_count++;
     }
 }

@@ -5,7 +5,8 @@
  *            a stream to be free.
  * Kinds      With a rate or a trace a request goes when it is due, or, where concurrency limits how
  *            many may be open, when the first of them has ended after that. In a closed loop every
- *            stream begins at 0 and asks again when it was answered; who asks is due then.
+ *            stream begins at 0 and asks again when it was answered, 100 ms later when it was not;
+ *            who asks is due then.
  * Ownership  Borrows the schedule, which is read to its end.
  * Threading  One thread at a time.
  * Units      Nanoseconds since the run's start.

@@ -78,9 +78,10 @@ static void pop(void *context)
     state->next++;
 }
 
-static void ended(void *context, uint64_t at_ns)
+static void ended(void *context, uint64_t at_ns, bool answered)
 {
     struct spin_small_source *state = context;
+    (void)answered;
     (void)at_ns;
     state->ended++;
 }

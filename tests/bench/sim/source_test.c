@@ -81,12 +81,12 @@ static void test_rate_with_a_limit(void **state)
     assert_true(take(&asked, &arrival));
     assert_int_equal(arrival.sent_ns, 100 * MS);
     assert_false(take(&asked, &arrival)); /* both streams are busy */
-    asked.source.ended(asked.source.context, 730 * MS);
+    asked.source.ended(asked.source.context, 730 * MS, true);
     assert_true(take(&asked, &arrival));
     assert_int_equal(arrival.intended_ns, 200 * MS);
     assert_int_equal(arrival.sent_ns, 730 * MS);
     assert_false(take(&asked, &arrival));
-    asked.source.ended(asked.source.context, 740 * MS);
+    asked.source.ended(asked.source.context, 740 * MS, true);
     assert_true(take(&asked, &arrival));
     assert_int_equal(arrival.intended_ns, 300 * MS);
     assert_int_equal(arrival.sent_ns, 740 * MS);
@@ -110,9 +110,9 @@ static void test_closed(void **state)
         assert_true(arrival.warm_up);
     }
     assert_false(take(&asked, &arrival));
-    asked.source.ended(asked.source.context, 40 * MS);
-    asked.source.ended(asked.source.context, 999 * MS);
-    asked.source.ended(asked.source.context, 1000 * MS);
+    asked.source.ended(asked.source.context, 40 * MS, true);
+    asked.source.ended(asked.source.context, 999 * MS, true);
+    asked.source.ended(asked.source.context, 1000 * MS, true);
     assert_true(take(&asked, &arrival));
     assert_int_equal(arrival.intended_ns, 40 * MS);
     assert_int_equal(arrival.index, 3);
@@ -125,12 +125,37 @@ static void test_closed(void **state)
     stop(&asked);
 }
 
+/* Who is refused at once asks again later, and time goes on. */
+static void test_closed_rests(void **state)
+{
+    (void)state;
+    const struct spin_bench_schedule_options options = {
+        .workload = "fixed:1,1", .scale = 1, .concurrency = 2, .duration_ns = 250 * MS};
+    struct asked asked = ask(&options);
+    struct spin_sim_arrival arrival;
+    assert_true(take(&asked, &arrival));
+    assert_true(take(&asked, &arrival));
+    asked.source.ended(asked.source.context, 0, false);
+    asked.source.ended(asked.source.context, 30 * MS, true);
+    assert_true(take(&asked, &arrival));
+    assert_int_equal(arrival.intended_ns, 100 * MS);
+    assert_true(take(&asked, &arrival));
+    assert_int_equal(arrival.intended_ns, 100 * MS);
+    asked.source.ended(asked.source.context, 140 * MS, false);
+    asked.source.ended(asked.source.context, 160 * MS, false);
+    assert_true(take(&asked, &arrival));
+    assert_int_equal(arrival.intended_ns, 240 * MS);
+    assert_false(take(&asked, &arrival));
+    stop(&asked);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rate),
         cmocka_unit_test(test_rate_with_a_limit),
         cmocka_unit_test(test_closed),
+        cmocka_unit_test(test_closed_rests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
