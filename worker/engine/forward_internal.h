@@ -23,9 +23,11 @@ SPIN_BEGIN_DECLS
 
 /* A step that may fetch pages is taken in waves of so many sequences, so that one wave's pages are
  * on their way while others are chosen and attended to. A wave costs half a dozen launches a layer,
- * and small ones fill neither the device nor the link to the host. */
+ * and small ones fill neither the device nor the link to the host: on an H200 two waves are worth
+ * 12 % of a step of 32 sequences and 2 % of one of 16, cost 2 % with 8, and four are slower
+ * everywhere (docs/results/h200-engine.md). */
 #define SPIN_FORWARD_WAVE_SEQUENCES 8u
-#define SPIN_FORWARD_WAVES_MAX 4u
+#define SPIN_FORWARD_WAVES_MAX 2u
 
 /* What a layer works on: rows of hidden, and where they stand in their sequences. */
 struct spin_forward_rows {

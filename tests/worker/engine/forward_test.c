@@ -416,8 +416,8 @@ static void test_waves(void **state)
         uint32_t count;
         uint32_t configured;
         uint32_t waves;
-    } rows[] = {{1, 0, 1},  {8, 0, 1},   {15, 0, 1}, {16, 0, 2}, {31, 0, 3},
-                {32, 0, 4}, {256, 0, 4}, {32, 1, 1}, {3, 2, 2},  {3, 9, 3}};
+    } rows[] = {{1, 0, 1},  {8, 0, 1},  {15, 0, 1}, {16, 0, 2}, {32, 0, 2},
+                {64, 0, 2}, {32, 1, 1}, {32, 4, 4}, {3, 2, 2},  {3, 9, 3}};
     for (uint32_t i = 0; i < SPIN_ARRAY_COUNT(rows); i++) {
         assert_int_equal(spin_forward_waves(rows[i].configured, rows[i].count), rows[i].waves);
     }
