@@ -95,11 +95,9 @@ SPIN_INLINE const struct spin_model_config *spin_forward_shape(const struct spin
 SPIN_INLINE struct spin_matrix spin_forward_view(const struct spin_forward *forward, void *data,
                                                  uint32_t rows, uint32_t cols)
 {
-    return (struct spin_matrix){.data = data,
-                                .dtype = forward->config.ops->activation_dtype,
-                                .rows = rows,
-                                .cols = cols,
-                                .stride = cols};
+    const struct spin_matrix matrix = {data, forward->config.ops->activation_dtype, rows, cols,
+                                       cols};
+    return matrix;
 }
 
 /* Columns [first, first + cols) of a packed activation. */
