@@ -2,9 +2,9 @@
 
 usage: check.py FOLDER_OF_PROGRAMS MODEL TARGET [--workers N] [--runs N] ... (--help)
 
-A round: step-times measures a table with as many engines as the cluster has workers, with their
-threads, while the cluster rests; spin-bench runs a workload of one seed against TARGET; spin-sim
-runs the same seed on the table. So whatever else the machine does in these minutes is on both sides.
+A round: step-times measures a table of the cluster's workers, all of them at once; spin-bench runs
+a workload of one seed against TARGET; spin-sim runs the same seed on the table. So whatever else the
+machine does in these minutes is on both sides.
 A ratio is simulated over real; judged is the median over the rounds of each figure's ratio.
 Everything is left in --folder: tables and both sides' runs, for spin-bench compare.
 """
@@ -63,7 +63,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("programs", type=pathlib.Path)
     parser.add_argument("model", help="the workers' model file")
-    parser.add_argument("target", help="the cluster, as spin-bench names it")
+    parser.add_argument("target", help="host:port of the gRPC of the cluster's router")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="of each; 0: cores / workers")
     parser.add_argument("--sparse-attention", default="dense", help="of the workers")
@@ -83,8 +83,8 @@ def measure_table(options, seed):
     if options.table is not None:
         return options.table
     table = options.folder / f"{seed}.times"
-    run([options.programs / "bench/sim/step-times", "--workers", options.workers,
-         "--longest-prompt", 512, "--longest-context", 512, "--step-tokens", 4096,
+    run([options.programs / "bench/sim/step-times", "--target", options.target, "--workers",
+         options.workers, "--longest-prompt", 512, "--longest-context", 512, "--step-tokens", 4096,
          "--output", table, "--", "--model", options.model, "--threads", options.threads,
          "--device", options.device, "--sparse-attention", options.sparse_attention], TABLE_LIMIT_S)
     return table

@@ -31,6 +31,8 @@ struct options {
     uint32_t longest_context;
     uint32_t step_tokens;
     uint32_t repeats;
+    const char *target;
+    const char *api_key;
     const char *output;
     struct spin_worker_options worker; /* from behind "--" */
 };
@@ -76,6 +78,19 @@ static const struct spin_option option_rows[] = {
      .min = 1,
      .max = 100,
      .help = "Of each prompt; the median counts."},
+    {.name = "target",
+     .type = SPIN_OPTION_STRING,
+     FIELD(target),
+     .max = -1,
+     .help = "host:port of the gRPC of a router whose workers are measured, serving included; they "
+             "must have been started with what stands behind \"--\". Without it engines of this "
+             "process are."},
+    {.name = "api-key",
+     .type = SPIN_OPTION_STRING,
+     FIELD(api_key),
+     .max = -1,
+     .secret = true,
+     .help = "The key that the router asks for; better in the environment."},
     {.name = "output",
      .type = SPIN_OPTION_STRING,
      FIELD(output),
@@ -219,9 +234,11 @@ static spin_status measure_decode(struct table *table, uint32_t sequences, struc
             SPIN_MIN(table->options->longest_context, table->options->step_tokens / sequences);
         const uint32_t prompt = SPIN_MIN(contexts[i], SPIN_MAX(room, contexts[0]));
         struct spin_probe_batch batch = {.sequences = sequences, .prompt = prompt};
-        if ((i > 0 && prompt <= before) ||
-            spin_probe_decode_tokens(table->probe, sequences, prompt) > longest) {
+        if (spin_probe_decode_tokens(table->probe, sequences, prompt) > longest) {
             return SPIN_OK;
+        }
+        if (prompt <= before) {
+            continue;
         }
         SPIN_TRY(spin_probe_decode(table->probe, &batch, err));
         (void)fprintf(table->out, "decode %u %u %" PRIu64 "\n", sequences, batch.context,
@@ -303,7 +320,9 @@ static spin_status create_probe(const struct options *options, const struct back
     struct spin_probe_config config = {.model = backend->model,
                                        .engine = spin_worker_options_to_engine(&options->worker),
                                        .engines = options->workers,
-                                       .repeats = options->repeats};
+                                       .repeats = options->repeats,
+                                       .target = options->target,
+                                       .api_key = options->api_key};
     const uint32_t share = count_cores() / options->workers;
     if (config.engine.threads == 0) {
         config.engine.threads = SPIN_MAX(share, 1);

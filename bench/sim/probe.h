@@ -1,19 +1,22 @@
-/* probe: engines side by side, asked for prompts and batches, timed.
+/* probe: workers side by side, asked for prompts and batches, timed.
  *
- * Why        Workers of one machine share its memory and its caches: what one of them takes depends
- *            on the others doing the same, so all are measured at once, each an engine of its own
- *            with its own threads, as worker processes would have them.
- * Method     prompt: every engine runs one prompt of so many tokens and draws a token; the time is
- *            from submit to the token. decode: every engine decodes so many sequences; counted are
- *            the gaps between two tokens of the one that began last, while all of them run and no
- *            prompt does. The result is the median over engines and repeats. first: the same of a
- *            prompt of one chunk, less what its units took by the moving average of the engine
- *            itself, which has been through the like units of all layers then.
- * Ownership  Borrows the model; owns its engines.
+ * Why        Workers of one machine share its memory, its caches and its processors: what one of
+ *            them takes depends on the others doing the same, so all are measured at once: engines
+ *            in this process, each with its own threads, or the workers of a cluster behind a
+ *            router. With a cluster, what serving costs beside the engine is in the numbers, too.
+ * Method     prompt: as many prompts of so many tokens as there are workers, and a token of each;
+ *            the time is from submission to the token. decode: every worker decodes so many
+ *            sequences; counted is the time from when the last of all has begun to when the first
+ *            ends, over the tokens of each. The result is the median over prompts, or over
+ *            sequences. A router shares what comes at once out by number, so that every worker has
+ *            its part. first: a prompt of one chunk in engines of this process, less what its units
+ *            took by the moving average of the engine itself, which has been through the like units
+ *            of all layers then.
+ * Ownership  Borrows the model; owns its engines and its connection.
  * Threading  One thread.
  * Units      Tokens, nanoseconds.
- * Errors     Those of the engine; INTERNAL: a request ended in another way than asked, or steps
- *            with all sequences were too few to count; DEADLINE: no answer within
+ * Errors     Those of the engine and of the SDK; INTERNAL: a request ended in another way than
+ *            asked, or steps with all sequences were too few to count; DEADLINE: no answer within
  *            SPIN_PROBE_LIMIT_NS. */
 #pragma once
 
@@ -23,15 +26,17 @@
 SPIN_BEGIN_DECLS
 
 #define SPIN_PROBE_LIMIT_NS UINT64_C(1800000000000) /* of one run of all engines */
-#define SPIN_PROBE_STEPS 24u                        /* of a batch, that are counted at least */
+#define SPIN_PROBE_STEPS 32u                        /* of a batch, with all sequences */
 
 struct spin_probe; /* private to probe.c */
 
 struct spin_probe_config {
     const struct spin_model *model;
     struct spin_engine_config engine; /* of each */
-    uint32_t engines;
-    uint32_t repeats; /* of a prompt */
+    uint32_t engines;    /* in this process; with a target: as many as it has workers */
+    uint32_t repeats;    /* of a prompt */
+    const char *target;  /* host:port of a router's gRPC; NULL: the engines alone */
+    const char *api_key; /* for it; NULL: none */
 };
 
 SPIN_MUST_USE spin_status spin_probe_create(const struct spin_probe_config *config,
@@ -47,15 +52,15 @@ SPIN_MUST_USE spin_status spin_probe_prompt(struct spin_probe *probe, uint32_t t
 SPIN_MUST_USE spin_status spin_probe_first(struct spin_probe *probe, uint32_t tokens,
                                            uint64_t *out_ns, struct spin_error *err);
 struct spin_probe_batch {
-    uint32_t sequences; /* of each engine */
+    uint32_t sequences; /* of each worker */
     uint32_t prompt;    /* tokens of each of them */
     uint32_t context;   /* out: tokens of each in the mean of the steps that were counted */
     uint64_t step_ns;   /* out */
 };
 SPIN_MUST_USE spin_status spin_probe_decode(struct spin_probe *probe,
                                             struct spin_probe_batch *batch, struct spin_error *err);
-/* Tokens that a sequence of such a batch has at its end. */
-uint32_t spin_probe_decode_tokens(const struct spin_probe *probe, uint32_t sequences,
+/* Tokens that a sequence of such a batch has at its end, at least. */
+uint64_t spin_probe_decode_tokens(const struct spin_probe *probe, uint32_t sequences,
                                   uint32_t prompt);
 
 SPIN_END_DECLS

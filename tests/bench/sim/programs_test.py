@@ -3,7 +3,9 @@ cluster simulated on it, twice, and judged by its own file."""
 
 import json
 import os
+import pathlib
 import subprocess
+import time
 
 import pytest
 
@@ -20,6 +22,40 @@ def table(tmp_path_factory):
                     "--max-num-seqs", "12"],
                    check=True, timeout=120, stderr=subprocess.DEVNULL)
     return path
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory):
+    """The gRPC address of a router with two workers."""
+    folder = tmp_path_factory.mktemp("cluster")
+    log = (folder / "log").open("w")
+    running = []
+
+    def start(name, program, *words):
+        port_file = folder / name
+        running.append(subprocess.Popen(
+            [program, "--model", "random:tiny", "--served-model-name", "tiny", "--listen",
+             "127.0.0.1:0", "--port-file", port_file, *words], stdout=log, stderr=log))
+        return port_file
+
+    def wait(ready, what):
+        deadline = time.monotonic() + 30
+        while not ready():
+            assert time.monotonic() < deadline, f"{what}: {(folder / 'log').read_text()[-2000:]}"
+            time.sleep(0.02)
+
+    ports = start("router", os.environ["SPIN_ROUTER"], "--grpc-listen", "127.0.0.1:0")
+    wait(ports.exists, "router")
+    grpc = dict(line.split() for line in ports.read_text().splitlines())["grpc"]
+    for name in ("worker-1", "worker-2"):
+        start(name, os.environ["SPIN_WORKER"], "--router", grpc, "--http-listen", "off",
+              "--device", "cpu", "--threads", "1")
+    wait(lambda: (folder / "log").read_text().count("member joined") == 2, "workers")
+    yield grpc
+    for process in running:
+        process.kill()
+        process.wait()
+    log.close()
 
 
 def rows(table, kind):
@@ -39,10 +75,28 @@ def test_table_has_what_was_asked_for(table):
     decodes = rows(table, "decode")
     assert sorted({sequences for sequences, _, _ in decodes}) == [1, 2, 4, 8, 12]
     for _, context, ns in decodes:
-        assert 32 < context <= 300 + 2 * 12 + 26 + 12
+        assert 32 < context < 4096
         assert ns > 0
     [[first]] = rows(table, "first")
     assert 0 < first <= prompts[0][1]
+
+
+def test_workers_of_a_cluster(router, tmp_path):
+    path = tmp_path / "cluster.times"
+    words = [STEP_TIMES, "--target", router, "--repeats", "1", "--longest-prompt", "200",
+             "--longest-context", "64", "--output", path]
+    worker = ["--", "--model", "random:tiny", "--device", "cpu", "--threads", "1",
+              "--max-model-len", "4096", "--max-num-seqs", "4"]
+    done = subprocess.run([*words, "--workers", "2", *worker], text=True, capture_output=True,
+                          timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [tokens for tokens, _ in rows(path, "prompt")] == [1, 16, 64, 128, 200]
+    assert sorted({sequences for sequences, _, _ in rows(path, "decode")}) == [1, 2, 4]
+    assert "\nworkers 2\n" in pathlib.Path(path).read_text()
+    done = subprocess.run([*words, "--workers", "3", *worker], text=True, capture_output=True,
+                          timeout=60)
+    assert done.returncode == 1
+    assert "has 2 workers, and 3 were announced" in done.stderr
 
 
 def simulate(table, path, *words):
