@@ -418,8 +418,12 @@ static double collect(struct spin_probe *probe, uint32_t sequences)
         const uint32_t first = tokens_until(stream, begin_ns) + 1;
         const uint32_t last = tokens_until(stream, end_ns);
         drawn += ((double)first + (double)last) / 2 / count;
-        if (last > first + SPIN_PROBE_STEPS / 4) {
-            const uint64_t ns = stream->token_ns[last - 1] - stream->token_ns[first - 1];
+        if (last <= first + SPIN_PROBE_STEPS / 4) {
+            continue;
+        }
+        /* Tokens that came all at once, with a late reader, say nothing about a step. */
+        const uint64_t ns = stream->token_ns[last - 1] - stream->token_ns[first - 1];
+        if (ns > 0) {
             add_sample(probe, (double)ns / (last - first));
         }
     }
@@ -452,7 +456,7 @@ spin_status spin_probe_decode(struct spin_probe *probe, struct spin_probe_batch 
         const double drawn = collect(probe, batch->sequences);
         if (2 * probe->sample_count >= streams) {
             batch->context = batch->prompt + (uint32_t)llround(drawn);
-            batch->step_ns = (uint64_t)median(probe);
+            batch->step_ns = (uint64_t)fmax(median(probe), 1);
             return SPIN_OK;
         }
     }
